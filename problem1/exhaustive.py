@@ -1,0 +1,81 @@
+"""Every problem there is, free-running: the only test that leaves nothing to an interval."""
+
+import torch
+
+from carries import carry_pattern, cascade_length
+from cli import Progress, UserError
+from dataset import encode_problems, number_range
+
+MOST_PAIRS = 10 ** 6
+LISTED_ERRORS = 1_000
+
+
+def all_pairs(num_digits, start, end):
+    """Pairs number `start` to `end - 1` of all pairs of numbers of `num_digits` digits, in order: two tensors."""
+    low, high = number_range(num_digits)
+    index = torch.arange(start, end)
+    return low + index // (high - low + 1), low + index % (high - low + 1)
+
+
+def pair_index(sources, num_digits):
+    """Where the problems `sources [N, 2n + 1]` stand in the order of `all_pairs`."""
+    low, high = number_range(num_digits)
+    powers = 10 ** torch.arange(num_digits - 1, -1, -1)
+    a, b = (sources[:, :num_digits] * powers).sum(1), (sources[:, num_digits + 1:] * powers).sum(1)
+    return (a - low) * (high - low + 1) + b - low
+
+
+def predict(model, a, b, num_digits):
+    """The digits `[N, n + 1]` that the model answers to `a [N] + b [N]`, free-running, and the right ones."""
+    device = next(model.parameters()).device
+    source, target = encode_problems(a, b, num_digits)
+    return model.generate(source.to(device), num_digits + 1).cpu(), target
+
+
+def check_all_pairs(model, num_digits, training_sources, batch_size=4096):
+    """Let the model answer every pair of numbers of `num_digits` digits.
+
+    Args:
+        model: the model, in evaluation mode.
+        num_digits: digits of each number.
+        training_sources: source tokens of the training problems `[N, 2n + 1]`.
+        batch_size: problems decoded at once.
+
+    Returns:
+        A record: `pairs`, `errors`, `exact_match`; the same for pairs `unseen` in training; `by_carry_pattern` (keys are
+        the columns that carry, most significant first) and `by_cascade_length`; `error_list`, the first 1,000 of them.
+
+    Raises:
+        UserError: if there are more pairs than can be gone through.
+    """
+    low, high = number_range(num_digits)
+    pairs = (high - low + 1) ** 2
+    if pairs > MOST_PAIRS:
+        raise UserError(f"{pairs:.1e} pairs of {num_digits}-digit numbers are too many to try them all; three digits are the most")
+    progress = Progress("pairs", pairs)
+    wrong = torch.zeros(pairs, dtype=torch.bool)
+    error_list = []
+    for start in range(0, pairs, batch_size):
+        end = min(start + batch_size, pairs)
+        a, b = all_pairs(num_digits, start, end)
+        predicted, target = predict(model, a, b, num_digits)
+        wrong[start:end] = (predicted != target).any(dim=1)
+        for row in wrong[start:end].nonzero().flatten().tolist()[: LISTED_ERRORS - len(error_list)]:
+            error_list.append({"a": a[row].item(), "b": b[row].item(), "predicted": predicted[row].tolist(),
+                               "target": target[row].tolist()})
+        progress.update(end)
+    a, b = all_pairs(num_digits, 0, pairs)
+    unseen = torch.ones(pairs, dtype=torch.bool)
+    unseen[pair_index(training_sources, num_digits)] = False
+    pattern, cascade = carry_pattern(a, b, num_digits), cascade_length(a, b, num_digits)
+    return {"num_digits": num_digits, **score(wrong), "unseen": score(wrong[unseen]),
+            "by_carry_pattern": {f"{key:0{num_digits}b}": score(wrong[pattern == key])
+                                 for key in pattern.unique().tolist()},
+            "by_cascade_length": {str(key): score(wrong[cascade == key]) for key in cascade.unique().tolist()},
+            "error_list": error_list}
+
+
+def score(wrong):
+    """Count of pairs and errors, and the share answered right, from the bools `wrong [N]`."""
+    errors = int(wrong.sum())
+    return {"pairs": len(wrong), "errors": errors, "exact_match": 1 - errors / max(len(wrong), 1)}

@@ -1,0 +1,79 @@
+"""Generate the addition problems: train.json, val.json and test.json, no problem in two of them."""
+
+import json
+import random
+from contextlib import ExitStack
+from pathlib import Path
+
+from cli import DATA_DIR, Parser, UserError, run, whole_number
+from dataset import MAX_DIGITS, PLUS_TOKEN, SPLITS, number_range
+from files import replacing
+
+
+def draw_pairs(size, num_digits, seed, seen):
+    """Draw `size` pairs of numbers that are not in the set `seen`, and add them to it.
+
+    First and second operand are drawn in turn with `random.randint`, as in the course's generator.
+    """
+    generator = random.Random(seed)
+    low, high = number_range(num_digits)
+    pairs = []
+    while len(pairs) < size:
+        pair = generator.randint(low, high), generator.randint(low, high)
+        if pair not in seen:
+            seen.add(pair)
+            pairs.append(pair)
+    return pairs
+
+
+def as_tokens(pair, num_digits):
+    """One problem in the form of the data files."""
+    a, b = pair
+    return {"input": [*map(int, str(a)), PLUS_TOKEN, *map(int, str(b))],
+            "target": [*map(int, str(a + b).zfill(num_digits + 1))]}
+
+
+def generate(output_dir=DATA_DIR, num_digits=3, seed=641, train_size=10_000, val_size=2_000, test_size=2_000):
+    """Write the three files, each of them whole; split k is drawn with seed + k and avoids the splits before it.
+
+    Raises:
+        UserError: if there are not that many different problems of this size.
+    """
+    sizes = (train_size, val_size, test_size)
+    low, high = number_range(num_digits)
+    possible = (high - low + 1) ** 2
+    if sum(sizes) > possible:
+        raise UserError(f"there are only {possible:,} different problems of {num_digits} digit(s) ({low} to {high}), "
+                        f"not {sum(sizes):,}: give python generate_data.py --train-size, --val-size and --test-size that add up to "
+                        "at most that")
+    seen = set()
+    splits = [draw_pairs(size, num_digits, seed + k, seen) for k, size in enumerate(sizes)]
+    with ExitStack() as stack:
+        for split, pairs in zip(SPLITS, splits):
+            file = stack.enter_context(replacing(Path(output_dir) / f"{split}.json"))
+            file.write(json.dumps([as_tokens(pair, num_digits) for pair in pairs], indent=2).encode())
+
+
+def ensure_data(data_dir, num_digits=3):
+    """Generate the default data of `num_digits` into `data_dir` if it holds none."""
+    if not any((Path(data_dir) / f"{split}.json").exists() for split in SPLITS):
+        print(f"no data in {data_dir}: generating it", flush=True)
+        generate(data_dir, num_digits)
+
+
+def main(arguments=None):
+    parser = Parser(description=__doc__)
+    parser.add_argument("--num-digits", type=int, default=3, choices=range(1, MAX_DIGITS + 1), help="digits of each number")
+    parser.add_argument("--seed", type=whole_number(0), default=641, help="seed of the training problems")
+    parser.add_argument("--train-size", type=whole_number(1), default=10_000, help="number of training problems")
+    parser.add_argument("--val-size", type=whole_number(1), default=2_000, help="number of validation problems")
+    parser.add_argument("--test-size", type=whole_number(1), default=2_000, help="number of test problems")
+    parser.add_argument("--output-dir", type=Path, default=DATA_DIR, help="folder for the three files")
+    args = parser.parse_args(arguments)
+    generate(**vars(args))
+    print(f"{args.output_dir}: {args.train_size:,} training, {args.val_size:,} validation and {args.test_size:,} test "
+          f"problems of {args.num_digits} digit(s)")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,150 @@
+"""Add numbers with the trained transformer.
+
+With no arguments: a few worked problems and the accuracy on the test problems.
+"""
+
+import re
+import sys
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+
+import torch
+
+from checkpoint import load_model
+from cli import DATA_DIR, RESULTS_DIR, Parser, UserError, choose_device, run
+from dataset import AdditionDataset, create_dataloaders, number_range
+from evaluation import evaluate
+from exhaustive import check_all_pairs, predict
+from files import sha256, write_json
+from generate_data import ensure_data
+
+PROBLEM = re.compile(r"([0-9]+)\s*\+\s*([0-9]+)(?:\s*=)?")
+LINES_AT_ONCE = 4096
+LONGEST_LINE = 1000
+SHOWN = [(347, 159), (507, 159), (123, 456), (657, 348), (663, 497), (999, 999)]
+
+
+def parse_problem(text, num_digits):
+    """The two numbers of a problem such as `507+159` or `999 + 999 =`.
+
+    Raises:
+        ValueError: saying in one line what is wrong with it.
+    """
+    text = text.strip()
+    match = PROBLEM.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{ascii(text[:30]) if text else 'nothing'} is no problem such as 507+159")
+    low, high = number_range(num_digits)
+    for number in match.groups():
+        if len(number) != num_digits or not low <= int(number) <= high:
+            raise ValueError(f"{number[:30]} is not from {low} to {high}, the numbers that the model was trained to add")
+    return int(match[1]), int(match[2])
+
+
+def answer(model, problems, num_digits):
+    """The model's sums, one string each (`"666"`), for a list of pairs of numbers.
+
+    A leading 0 is dropped; a token that is no digit is shown as `?`.
+    """
+    a, b = torch.tensor(problems).unbind(1)
+    predicted, _ = predict(model, a, b, num_digits)
+    strings = ("".join(str(token) if token < 10 else "?" for token in row) for row in predicted.tolist())
+    return [string.lstrip("0") or "0" for string in strings]
+
+
+def show(model, problems, num_digits):
+    """Print `507 + 159 = 666` for each pair of numbers, and the right sum where the model's is wrong."""
+    for (a, b), result in zip(problems, answer(model, problems, num_digits)):
+        print(f"{a} + {b} = {result}" + ("" if result == str(a + b) else f"   (wrong: it is {a + b})"))
+
+
+def read_lines(stream):
+    """The lines of a text stream; one of more than LONGEST_LINE characters is passed over piecewise and given as None."""
+    while line := stream.readline(LONGEST_LINE):
+        rest = line
+        while not rest.endswith("\n") and (rest := stream.readline(LONGEST_LINE)):
+            line = None
+        yield line
+
+
+def answer_lines(model, num_digits, lines, output):
+    """Write one line for each line of `lines`: the sum, or `error: ` and what is wrong.
+
+    Lines are read and answered a batch at a time (one by one from a terminal), so memory does not grow with them.
+
+    Returns:
+        Whether every line was a problem.
+    """
+    at_once = 1 if lines.isatty() else LINES_AT_ONCE
+    all_good = True
+    lines = read_lines(lines)
+    while batch := list(islice(lines, at_once)):
+        problems, results = [], []
+        for line in batch:
+            try:
+                if line is None:
+                    raise ValueError(f"a line of more than {LONGEST_LINE:,} characters")
+                problems.append(parse_problem(line, num_digits))
+                results.append(None)
+            except ValueError as error:
+                results.append(f"error: {error}")
+                all_good = False
+        answers = iter(answer(model, problems, num_digits) if problems else ())
+        output.writelines(f"{result or next(answers)}\n" for result in results)
+        output.flush()
+    return all_good
+
+
+def main(arguments=None):
+    parser = Parser(description=__doc__)
+    parser.add_argument("problems", nargs="*", metavar="PROBLEM", help='such as 507+159 or "999 + 999 ="')
+    parser.add_argument("--stdin", action="store_true",
+                        help="read a problem a line, write the bare sum (or 'error: ...') a line; exit status 1 after any error")
+    parser.add_argument("--exhaustive", action="store_true",
+                        help="answer every pair of numbers and write exhaustive.json beside the model")
+    parser.add_argument("--model-path", type=Path, default=RESULTS_DIR / "best_model.pth", help="the trained model")
+    parser.add_argument("--data-dir", type=Path, default=DATA_DIR, help="folder of the problems; made if empty")
+    parser.add_argument("--device", default=None, help="cpu, cuda or mps; by default the best one present")
+    args = parser.parse_intermixed_args(arguments)
+    if bool(args.problems) + args.stdin + args.exhaustive > 1:
+        parser.error("give problems, --stdin or --exhaustive, not two of them")
+    model, about = load_model(args.model_path, choose_device(args.device))
+    num_digits = about["num_digits"]
+
+    if args.stdin:
+        sys.stdin.reconfigure(encoding="utf-8-sig", errors="replace", newline="\n")
+        return 0 if answer_lines(model, num_digits, sys.stdin, sys.stdout) else 1
+    if args.problems:
+        try:
+            problems = [parse_problem(text, num_digits) for text in args.problems]
+        except ValueError as error:
+            raise UserError(error) from None
+        return show(model, problems, num_digits)
+
+    ensure_data(args.data_dir, num_digits)
+    *_, test_loader = create_dataloaders(args.data_dir, 500)
+    if test_loader.dataset.num_digits != num_digits:
+        raise UserError(f"{args.data_dir} holds {test_loader.dataset.num_digits}-digit problems, but {args.model_path} adds "
+                        f"{num_digits}-digit numbers: name the folder of its data with --data-dir")
+    foreign = sha256(args.data_dir / "train.json") != about["train_sha256"]
+    if args.exhaustive:
+        if foreign:
+            raise UserError(f"{args.data_dir} does not hold the training problems of {args.model_path}, without which seen and unseen "
+                            "pairs cannot be told apart: name the folder that does with --data-dir")
+        record = check_all_pairs(model, num_digits, AdditionDataset(args.data_dir / "train.json").inputs)
+        path = args.model_path.parent / "exhaustive.json"
+        write_json(path, {"model": asdict(model.config), **about, **record})
+        print(f"{record['errors']:,} errors in all {record['pairs']:,} pairs, {record['unseen']['errors']:,} of them in the "
+              f"{record['unseen']['pairs']:,} never seen in training; details in {path}")
+    else:
+        show(model, SHOWN if num_digits == 3 else [number_range(num_digits), number_range(num_digits)[::-1]], num_digits)
+        result = evaluate(model, test_loader)
+        low, high = result["exact_match_interval"]
+        print(f"exact match on the {result['n']:,} test problems, free-running: {result['exact_match']:.2%} "
+              f"(95% interval {low:.2%} to {high:.2%})"
+              + (" - but the model was trained on other data, so some of these may have been seen in training" if foreign else ""))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,76 @@
+"""What several tests need: a command run in this process, small data, a small trained model."""
+
+import contextlib
+import io
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+from unittest import mock
+
+import torch
+
+import cli
+from generate_data import generate
+from model import Seq2SeqTransformer
+
+RESULTS = Path(__file__).resolve().parent.parent / "results"
+
+
+def command(main, *arguments, stdin=b""):
+    """Run a command's main as its script would; returns `(exit status, standard output, standard error)`."""
+    output, errors = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors), \
+            mock.patch.object(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin))):
+        try:
+            cli.run(lambda: main([str(argument) for argument in arguments]))
+        except SystemExit as exit_:
+            return exit_.code or 0, output.getvalue(), errors.getvalue()
+
+
+class TemporaryFolder(unittest.TestCase):
+    """A test with an empty folder of its own, `self.folder`."""
+
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = Path(folder.name)
+
+    def small_data(self, num_digits=1, sizes=(40, 20, 20)):
+        """A data folder with few problems."""
+        generate(self.folder / "data", num_digits, 641, *sizes)
+        return self.folder / "data"
+
+    def assert_one_line(self, result, *words, status=2):
+        """The command failed with this status and one line on standard error that has these words."""
+        code, output, errors = result
+        self.assertEqual(code, status, errors)
+        self.assertEqual(errors.count("\n"), 1, errors)
+        self.assertTrue(errors.startswith("error: "), errors)
+        for word in words:
+            self.assertIn(word, errors)
+
+
+class Oracle(torch.nn.Module):
+    """A stand-in for the model: with teacher forcing it is right, free-running it answers `wrong(target [B, T])`."""
+
+    def __init__(self, num_digits=3, wrong=lambda target: target):
+        super().__init__()
+        self.num_digits, self.wrong = num_digits, wrong
+        self.config = small_config()
+        self.unused = torch.nn.Parameter(torch.zeros(1))
+
+    def right(self, source):
+        powers = 10 ** torch.arange(self.num_digits - 1, -1, -1)
+        total = (source[:, :self.num_digits] * powers).sum(1) + (source[:, self.num_digits + 1:] * powers).sum(1)
+        return total.unsqueeze(1) // 10 ** torch.arange(self.num_digits, -1, -1) % 10
+
+    def generate(self, source, max_len, src_mask=None):
+        return self.wrong(self.right(source))[:, :max_len]
+
+    def forward(self, source, tgt, src_mask=None):
+        return torch.nn.functional.one_hot(self.right(source), 13) * 50.0
+
+
+def small_config():
+    return Seq2SeqTransformer(13, 4, 1, 1, 1, 4).config

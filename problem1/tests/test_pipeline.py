@@ -1,0 +1,33 @@
+"""The whole of problem 1 from a copy elsewhere, at a small size, by the commands that a newcomer types."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+from tests.helpers import RESULTS, TemporaryFolder
+
+
+class Pipeline(TemporaryFolder):
+    def run_script(self, *arguments, **options):
+        done = subprocess.run([sys.executable, *map(str, arguments)], cwd=self.folder, capture_output=True, text=True,
+                              env=os.environ | {"MPLCONFIGDIR": str(self.folder)}, **options)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertNotRegex(done.stderr.lower(), "error|warn|traceback")
+        return done.stdout
+
+    def test_generate_train_and_infer_from_another_folder(self):
+        problem = self.folder / "elsewhere" / "problem1"
+        shutil.copytree(RESULTS.parent, problem, ignore=shutil.ignore_patterns("data", "results", "runs", "tests", "__pycache__"))
+        self.run_script(problem / "generate_data.py", "--num-digits", 1, "--train-size", 41, "--val-size", 20, "--test-size", 20)
+        output = self.run_script(problem, "--epochs", 1)
+        self.assertIn("epoch   1 of 1", output)
+        self.assertIn("20 test problems", output)
+        self.assertEqual(sorted(path.name for path in (problem / "results").iterdir()),
+                         ["best_model.pth", "training_curves.png", "training_log.json"])
+        self.assertEqual(json.loads((problem / "results" / "training_log.json").read_text())["num_digits"], 1)
+        self.assertRegex(self.run_script(problem / "inference.py", "3+4"), r"^3 \+ 4 = ")
+        self.assertRegex(self.run_script(problem / "inference.py", "--stdin", input="3+4\n9+9\n"), r"^[0-9?]+\n[0-9?]+\n$")
+        self.run_script(problem / "inference.py", "--exhaustive")
+        self.assertEqual(json.loads((problem / "results" / "exhaustive.json").read_text())["pairs"], 81)

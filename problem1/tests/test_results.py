@@ -1,0 +1,78 @@
+"""The committed results: the weights load, and the numbers in the JSON files are what the weights give."""
+
+import json
+import unittest
+
+import torch
+
+from carries import cascade_length
+from checkpoint import load_model
+from dataset import create_dataloaders
+from evaluation import evaluate
+from exhaustive import all_pairs, predict
+from files import sha256
+from generate_data import generate
+from tests.helpers import RESULTS, TemporaryFolder
+from training import TrainingConfig, learning_rate
+
+
+def read(name):
+    return json.loads((RESULTS / name).read_text())
+
+
+class Results(TemporaryFolder):
+    def test_the_weights_give_the_numbers_in_the_log(self):
+        generate(self.folder)
+        model, about = load_model(RESULTS / "best_model.pth")
+        log = read("training_log.json")
+        _, val, test = create_dataloaders(self.folder, 500)
+        self.assertEqual(about, {"num_digits": log["num_digits"], "train_sha256": log["data_sha256"]["train"]})
+        self.assertEqual(sha256(self.folder / "train.json"), about["train_sha256"])
+        for loader, record in [(val, log["epochs"][log["best_epoch"] - 1]["val"]), (test, log["test"])]:
+            result = evaluate(model, loader)
+            self.assertAlmostEqual(result.pop("loss") / record.pop("loss"), 1, places=2)
+            self.assertEqual(result, record)
+
+    def test_the_log_is_of_a_default_run(self):
+        log, config = read("training_log.json"), TrainingConfig()
+        self.assertEqual(TrainingConfig(**log["training"]), config)
+        self.assertEqual(len(log["epochs"]), config.epochs)
+        steps = -(-10_000 // config.batch_size) * config.epochs
+        self.assertAlmostEqual(log["epochs"][-1]["train"]["learning_rate"], learning_rate(steps - 1, steps, config))
+
+    def test_the_weights_answer_as_the_exhaustive_record_says(self):
+        """On the hardest pairs (a carry handed on twice) and on a sample of the others."""
+        model, _ = load_model(RESULTS / "best_model.pth")
+        record = read("exhaustive.json")
+        a, b = all_pairs(3, 0, record["pairs"])
+        chosen = cascade_length(a, b, 3) == 2
+        self.assertEqual(chosen.sum().item(), record["by_cascade_length"]["2"]["pairs"])
+        chosen[torch.randperm(len(a), generator=torch.Generator().manual_seed(0))[:10_000]] = True
+        listed = {(error["a"], error["b"]) for error in record["error_list"]}
+        a, b = a[chosen], b[chosen]
+        for start in range(0, len(a), 5000):
+            part = slice(start, start + 5000)
+            predicted, target = predict(model, a[part], b[part], 3)
+            for x, y, wrong in zip(a[part].tolist(), b[part].tolist(), (predicted != target).any(1).tolist()):
+                self.assertEqual(wrong, (x, y) in listed, (x, y))
+
+    def test_the_exhaustive_record_adds_up(self):
+        record = read("exhaustive.json")
+        self.assertEqual((record["pairs"], record["unseen"]["pairs"]), (810_000, 800_000))
+        for key in ("by_carry_pattern", "by_cascade_length"):
+            self.assertEqual(sum(part["pairs"] for part in record[key].values()), 810_000)
+            self.assertEqual(sum(part["errors"] for part in record[key].values()), record["errors"])
+        self.assertEqual(len(record["error_list"]), record["errors"])
+
+    def test_no_error_in_all_pairs_for_the_committed_weights_and_seeds_0_to_4(self):
+        self.assertEqual(read("exhaustive.json")["errors"], 0)
+        records = {record["seed"]: record for record in read("seeds.json")}
+        for seed in range(5):
+            self.assertEqual((records[seed]["pairs"], records[seed]["errors"]), (810_000, 0), seed)
+        for record in records.values():
+            self.assertEqual(record["model"], read("training_log.json")["model"])
+            self.assertEqual(record["training"], read("training_log.json")["training"] | {"seed": record["seed"]})
+            self.assertEqual(len(record["error_list"]), record["errors"])
+
+    def test_figures_are_whole(self):
+        self.assertEqual((RESULTS / "training_curves.png").read_bytes()[:8], b"\x89PNG\r\n\x1a\n")

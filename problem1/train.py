@@ -1,0 +1,85 @@
+"""Train the addition transformer; the model of the best validation epoch is left in results/best_model.pth."""
+
+import platform
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import matplotlib
+import numpy
+import torch
+
+from checkpoint import load_model
+from cli import DATA_DIR, RESULTS_DIR, Parser, UserError, choose_device, positive_number, run, share, whole_number
+from dataset import SPLITS, create_dataloaders, get_vocab_size
+from evaluation import evaluate
+from files import save_figure, sha256, write_json
+from generate_data import ensure_data
+from model import Seq2SeqTransformer
+from plots import plot_training_curves
+from training import TrainingConfig, fit
+
+
+def environment(device):
+    """What the figures of a run may depend on beside its arguments."""
+    return {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": numpy.__version__,
+            "matplotlib": matplotlib.__version__, "device": str(device), "threads": torch.get_num_threads()}
+
+
+def make_parser():
+    default = TrainingConfig()
+    parser = Parser(description=__doc__)
+    parser.add_argument("--data-dir", type=Path, default=DATA_DIR, help="folder of train.json, val.json, test.json; made if empty")
+    parser.add_argument("--output-dir", type=Path, default=RESULTS_DIR, help="folder for weights, log and curves")
+    parser.add_argument("--epochs", type=whole_number(1), default=default.epochs, help="passes over the training problems")
+    parser.add_argument("--batch-size", type=whole_number(1), default=default.batch_size, help="problems a step")
+    parser.add_argument("--lr", type=positive_number, default=default.lr, help="highest learning rate, after warm-up")
+    parser.add_argument("--d-model", type=whole_number(1), default=128, help="width of the model")
+    parser.add_argument("--num-heads", type=whole_number(1), default=4, help="attention heads a layer")
+    parser.add_argument("--num-layers", type=whole_number(1), default=2, help="encoder layers, and as many decoder layers")
+    parser.add_argument("--d-ff", type=whole_number(1), default=512, help="inner width of the feed-forward layers")
+    parser.add_argument("--dropout", type=share, default=0.0, help="dropout probability")
+    parser.add_argument("--seed", type=whole_number(0), default=default.seed, help="seed of initialisation, order and dropout")
+    parser.add_argument("--device", default=None, help="cpu, cuda or mps; by default the best one present")
+    parser.add_argument("--resume", action="store_true", help="continue an interrupted run (same options) to the same bits")
+    return parser
+
+
+def main(arguments=None):
+    start = time.perf_counter()
+    args = make_parser().parse_args(arguments)
+    device = choose_device(args.device)
+    ensure_data(args.data_dir)
+    config = TrainingConfig(epochs=args.epochs, batch_size=args.batch_size, lr=args.lr, seed=args.seed)
+    train_loader, val_loader, test_loader = create_dataloaders(args.data_dir, args.batch_size)
+
+    torch.manual_seed(config.seed * 1_000_000)
+    try:
+        model = Seq2SeqTransformer(get_vocab_size(), args.d_model, args.num_heads, args.num_layers, args.num_layers,
+                                   args.d_ff, args.dropout).to(device)
+    except (ValueError, RuntimeError) as error:  # sizes that do not go together, or that no memory holds
+        raise UserError(f"a model of this size cannot be made: {str(error).splitlines()[0]}") from None
+    log = {"num_digits": train_loader.dataset.num_digits,
+           "model": asdict(model.config),
+           "parameters": sum(parameter.numel() for parameter in model.parameters()),
+           "data_sha256": {split: sha256(args.data_dir / f"{split}.json") for split in SPLITS},
+           "environment": environment(device)}
+    try:
+        log = fit(model, train_loader, val_loader, config, log, args.output_dir, args.resume)
+    except KeyboardInterrupt:
+        raise UserError("interrupted; continue with the same options and --resume") from None
+
+    best_model, _ = load_model(args.output_dir / "best_model.pth", device)
+    log["test"] = evaluate(best_model, test_loader)
+    log["seconds"] = time.perf_counter() - start
+    write_json(args.output_dir / "training_log.json", log)
+    save_figure(args.output_dir / "training_curves.png", plot_training_curves(log))
+    (args.output_dir / "resume.pth").unlink(missing_ok=True)
+    low, high = log["test"]["exact_match_interval"]
+    print(f"best epoch {log['best_epoch']}; test exact match, free-running: {log['test']['exact_match']:.2%} "
+          f"(95% interval {low:.2%} to {high:.2%}, n = {log['test']['n']:,}); {log['seconds']:.0f} s; "
+          f"weights in {args.output_dir / 'best_model.pth'}")
+
+
+if __name__ == "__main__":
+    run(main)
