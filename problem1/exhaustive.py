@@ -32,7 +32,7 @@ def predict(model, a, b, num_digits):
     return model.generate(source.to(device), num_digits + 1).cpu(), target
 
 
-def check_all_pairs(model, num_digits, training_sources, batch_size=4096):
+def check_all_pairs(model, num_digits, training_sources, batch_size=512):
     """Let the model answer every pair of numbers of `num_digits` digits.
 
     Args:

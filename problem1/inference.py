@@ -20,7 +20,7 @@ from files import sha256, write_json
 from generate_data import ensure_data
 
 PROBLEM = re.compile(r"([0-9]+)\s*\+\s*([0-9]+)(?:\s*=)?")
-LINES_AT_ONCE = 4096
+LINES_AT_ONCE = 512
 LONGEST_LINE = 1000
 SHOWN = [(347, 159), (507, 159), (123, 456), (657, 348), (663, 497), (999, 999)]
 
