@@ -93,7 +93,7 @@ def train_epoch(model, loader, optimizer, config, epoch):
 
 
 def fit(model, train_loader, val_loader, config, log, output_dir, resume=False):
-    """Train, and keep the weights of the best epoch: highest free-running exact match, then lowest loss, on validation.
+    """Train, and keep the weights of the best epoch: highest free-running exact match on validation, the latest of equals.
 
     After each epoch `best_model.pth` (if it is the best), `resume.pth` and `training_log.json` in `output_dir` are
     replaced. Every epoch draws its random numbers from its own seed, so that a resumed run ends in the same bits.
@@ -128,9 +128,7 @@ def fit(model, train_loader, val_loader, config, log, output_dir, resume=False):
         start = time.perf_counter()
         train = train_epoch(model, train_loader, optimizer, config, epoch)
         val = evaluate(model, val_loader)
-        rank = (val["exact_match"], -val["loss"])
-        best = log["best_epoch"] and log["epochs"][log["best_epoch"] - 1]["val"]
-        if best is None or rank > (best["exact_match"], -best["loss"]):
+        if log["best_epoch"] is None or val["exact_match"] >= log["epochs"][log["best_epoch"] - 1]["val"]["exact_match"]:
             log["best_epoch"] = epoch
             best_weights = {name: value.clone() for name, value in model.state_dict().items()}
             save_model(best_path, model.config, best_weights, about)

@@ -61,13 +61,13 @@ class Train(TemporaryFolder):
         log = self.log("run")
         self.assertEqual(len(log["epochs"]), 4)
         self.assertLess(log["epochs"][3]["train"]["loss"], log["epochs"][0]["train"]["loss"])
-        best = max(log["epochs"], key=lambda epoch: (epoch["val"]["exact_match"], -epoch["val"]["loss"]))
+        best = max(log["epochs"], key=lambda epoch: (epoch["val"]["exact_match"], epoch["epoch"]))
         self.assertEqual(log["best_epoch"], best["epoch"])
         self.assertEqual(log["test"]["n"], 20)
 
     def test_the_weights_kept_are_those_of_the_best_epoch(self):
         results = [{"exact_match": match, "loss": loss, "n": 20, "exact_match_interval": [0, 1], "token_accuracy": 0.5}
-                   for match, loss in [(0.1, 1), (0.6, 3), (0.6, 2), (0.2, 1), (0.6, 2)]]
+                   for match, loss in [(0.1, 3), (0.6, 1), (0.6, 2), (0.2, 1), (0.6, 2)]]
         with mock.patch.object(training, "evaluate", side_effect=results):
             self.train("four")
         with mock.patch.object(training, "evaluate", side_effect=results):
