@@ -19,6 +19,8 @@ from model import Seq2SeqTransformer
 from plots import plot_training_curves
 from training import TrainingConfig, fit
 
+EVALUATION_BATCH = 500
+
 
 def environment(device):
     """What the figures of a run may depend on beside its arguments."""
@@ -51,7 +53,8 @@ def main(arguments=None):
     device = choose_device(args.device)
     ensure_data(args.data_dir)
     config = TrainingConfig(epochs=args.epochs, batch_size=args.batch_size, lr=args.lr, seed=args.seed)
-    train_loader, val_loader, test_loader = create_dataloaders(args.data_dir, args.batch_size)
+    train_loader, *_ = create_dataloaders(args.data_dir, args.batch_size)
+    _, val_loader, test_loader = create_dataloaders(args.data_dir, EVALUATION_BATCH)
 
     torch.manual_seed(config.seed * 1_000_000)
     try:

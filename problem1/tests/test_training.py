@@ -2,13 +2,16 @@
 
 import json
 import shutil
+import unittest
 from unittest import mock
 
 import torch
+from torch.nn import functional as F
 
 import train
 import training
 from checkpoint import load_model
+from dataset import PAD_TOKEN
 from files import replacing
 from tests.helpers import TemporaryFolder, command
 from training import TrainingConfig, learning_rate
@@ -26,6 +29,33 @@ class LearningRate(TemporaryFolder):
         self.assertAlmostEqual(rates[0], 1 / 11)
         self.assertAlmostEqual(rates[55], 0.5)
         self.assertLess(rates[99], 0.001)
+
+
+class FocalLoss(unittest.TestCase):
+    logits = torch.randn(5, 4, 13, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    target = torch.randint(10, (5, 4), generator=torch.Generator().manual_seed(1))
+
+    def test_without_focus_is_the_cross_entropy(self):
+        expected = F.cross_entropy(self.logits.flatten(0, 1), self.target.flatten())
+        for value in training.focal_loss(self.logits, self.target, 0.0):
+            torch.testing.assert_close(value, expected)
+
+    def test_is_the_mean_weighted_by_what_is_missing_to_certainty(self):
+        p = self.logits.softmax(-1).gather(2, self.target.unsqueeze(2)).squeeze(2)
+        for focus in (1.0, 2.0):
+            expected = ((1 - p) ** focus * -p.log()).sum() / ((1 - p) ** focus).sum()
+            torch.testing.assert_close(training.focal_loss(self.logits, self.target, focus)[0], expected)
+
+    def test_weights_pass_no_gradient_and_padding_does_not_count(self):
+        logits = self.logits.clone().requires_grad_()
+        target = self.target.clone()
+        target[2, 1:] = PAD_TOKEN
+        training.focal_loss(logits, target, 1.0)[0].backward()
+        self.assertEqual(logits.grad[2, 1:].abs().sum(), 0)
+        real = target != PAD_TOKEN
+        p = logits.detach().softmax(-1)
+        weights = 1 - p[real].gather(1, target[real].unsqueeze(1))
+        torch.testing.assert_close(logits.grad[real], weights / weights.sum() * (p[real] - F.one_hot(target[real], 13)))
 
 
 class Train(TemporaryFolder):
@@ -115,7 +145,7 @@ class Train(TemporaryFolder):
         self.assert_one_line(self.train("stopped", "--resume"), "damaged")
 
     def test_a_loss_that_is_not_finite_stops_training(self):
-        with mock.patch.object(training.F, "cross_entropy", return_value=torch.tensor(float("nan"))):
+        with mock.patch.object(training, "focal_loss", return_value=(torch.tensor(float("nan")), None)):
             self.assert_one_line(self.train("run"), "the loss is nan at step 1, learning rate", "--lr")
 
     def test_bad_options_exit_with_2(self):
