@@ -56,7 +56,7 @@ def make_optimizer(model, config):
 
 
 def focal_loss(logits, target, focus):
-    """Cross-entropy in which each token counts by (1 - p)^focus, p being the probability that the model gives it.
+    """Cross-entropy in which each token counts by max(1 - p, 0.001)^focus, p being the probability that the model gives it.
 
     Lin et al. 2017 (arXiv:1708.02002), with weights that do not pass a gradient and have mean one. Tokens that are still
     hard, here those behind a carry through a column that sums to 9, are not drowned by the many easy ones.
@@ -80,8 +80,8 @@ def train_epoch(model, loader, optimizer, config, epoch):
     """One pass over the training problems with teacher forcing.
 
     Returns:
-        A dict of `loss` (plain cross-entropy), `token_accuracy` and `teacher_forced_exact_match`, averaged over the pass as the weights move,
-        and the last `learning_rate`.
+        A dict of `loss` (plain cross-entropy), `token_accuracy` and `teacher_forced_exact_match`, averaged over the pass
+        as the weights move, and the last `learning_rate`.
 
     Raises:
         UserError: if the loss is not finite.

@@ -1,0 +1,87 @@
+"""Test the trained models on longer sequences, and measure why they fail there.
+
+Writes extrapolation_results.json and its figures into results/extrapolation/, and the copies that the handout names.
+"""
+
+from pathlib import Path
+
+from analysis import (accuracy_table, evaluation_groups, find_failures, load_group, measure_attention, measure_group,
+                      measure_shift)
+from checkpoint import load_model
+from cli import DATA_DIR, RESULTS_DIR, Parser, Progress, choose_device, run, whole_number
+from files import read_json, replacing, save_figure, write_json
+from generate_data import TEST_LENGTHS, ensure_data
+from plots import plot_attention, plot_encodings, plot_extrapolation, plot_position_embeddings
+from positional_encoding import ENCODINGS, visualize_positional_encoding
+
+ROWS_SHOWN = 64
+ATTENTION_LENGTH = 256
+ATTENTION_SEQUENCES = 32
+LEARNED_POLICY = ("rows past the longest training sequence are used as they were initialised (neither gradient nor weight decay touches "
+                  "them); past max_len there is no row, which is an error")
+
+
+def make_parser():
+    parser = Parser(description=__doc__)
+    parser.add_argument("--results-dir", type=Path, default=RESULTS_DIR, help="folder of the trained models, one folder each")
+    parser.add_argument("--data-dir", type=Path, default=DATA_DIR, help="folder of the data; made if empty")
+    parser.add_argument("--output-dir", type=Path, default=None, help="folder for the results (default: extrapolation/ in --results-dir)")
+    parser.add_argument("--test-lengths", type=whole_number(2), nargs="+", default=list(TEST_LENGTHS), help="lengths to test")
+    parser.add_argument("--num-samples", type=whole_number(2), default=None, help="sequences of each test set (default: all)")
+    parser.add_argument("--device", default=None, help="cpu, cuda or mps; by default the best one present")
+    return parser
+
+
+def copy(source, target):
+    """Copy a file, whole."""
+    with replacing(target) as file:
+        file.write(source.read_bytes())
+
+
+def main(arguments=None):
+    args = make_parser().parse_args(arguments)
+    device, results_dir = choose_device(args.device), args.results_dir
+    output_dir = args.output_dir or results_dir / "extrapolation"
+    ensure_data(args.data_dir)
+    models = {encoding: load_model(results_dir / encoding / "best_model.pth", device)[0] for encoding in ENCODINGS}
+    logs = {encoding: read_json(results_dir / encoding / "training_log.json", "train the model with python train.py") for encoding in ENCODINGS}
+
+    groups = evaluation_groups(args.test_lengths)
+    progress = Progress("sequence values", sum(group["length"] for group in groups) * len(models))
+    accuracy, failures, done = [], [], 0
+    for group in groups:
+        sets = load_group(args.data_dir, group, args.num_samples)
+        for encoding, model in models.items():
+            about = {"encoding": encoding, "seed": logs[encoding]["training"]["seed"], **group}
+            accuracy += measure_group(model, sets, about)
+            if group["set"] == "length":
+                failures += find_failures(model, {kind: sets[kind] for kind in ("swap", "one_inversion")}, about)
+            done += group["length"]
+            progress.update(done)
+
+    trained_lengths = logs["learned"]["training_lengths"]
+    sequences, labels = load_group(args.data_dir, {"length": ATTENTION_LENGTH, "gap_source": None}, kinds=["swap"])["swap"]
+    sequences = sequences[labels == 1][:ATTENTION_SEQUENCES]
+    attention = [record for encoding, model in models.items()
+                 for record in measure_attention(model, sequences, trained_lengths[1], {"encoding": encoding})]
+    write_json(output_dir / "extrapolation_results.json", {
+        "training_lengths": trained_lengths, "models": {encoding: log["model"] for encoding, log in logs.items()},
+        "learned_rows_policy": LEARNED_POLICY, "accuracy": accuracy, "sinusoidal_shift": measure_shift(models["sinusoidal"].positions),
+        "attention": attention, "failures": failures})
+
+    trained_rows = trained_lengths[1]
+    save_figure(output_dir / "extrapolation_curves.png", plot_extrapolation(accuracy, trained_lengths))
+    tables = {encoding: visualize_positional_encoding(model.positions, ROWS_SHOWN, model.config.d_model) for encoding, model in models.items()}
+    save_figure(output_dir / "learned_position_embeddings.png", plot_position_embeddings(tables["learned"], trained_rows))
+    save_figure(output_dir / "attention_by_position.png", plot_attention(attention))
+    save_figure(output_dir / "encodings.png", plot_encodings(tables, trained_rows))
+    if args.output_dir is None:  # the handout's tree has them here as well
+        copy(output_dir / "extrapolation_curves.png", results_dir / "extrapolation_curves.png")
+        for name in ("learned_position_embeddings.png", "encodings.png"):
+            copy(output_dir / name, results_dir / "position_viz" / name)
+    print(accuracy_table(accuracy))
+    print(f"written to {output_dir}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,58 @@
+"""The model on disk: its weights with the arguments that rebuild it."""
+
+from dataclasses import asdict, fields
+
+import torch
+
+from cli import UserError
+from dataset import VOCAB_SIZE
+from files import read_checkpoint, write_checkpoint
+from model import ModelConfig, SortingClassifier
+
+
+def save_model(path, config, weights, about):
+    """Save weights (a state dict) with all that is needed to rebuild and to use the model.
+
+    `about` holds `train_sha256`, the digest of the training data.
+    """
+    write_checkpoint(path, {"config": asdict(config), "about": about,
+                            "state_dict": {name: value.cpu() for name, value in weights.items()}})
+
+
+def load_model(path, device="cpu"):
+    """Rebuild a model that `save_model` saved, in evaluation mode.
+
+    Returns:
+        `(model, about)`.
+
+    Raises:
+        UserError: if the file is missing, damaged, or the weights do not fit the arguments saved with them.
+    """
+    remedy = "train the model with python train.py"
+    saved = read_checkpoint(path, device, remedy)
+    try:
+        config, about, weights = ModelConfig(**saved["config"]), saved["about"], saved["state_dict"]
+        check(config, about, weights)
+        with torch.device("meta"):  # shapes only: nothing is allocated until the weights are known to fit
+            SortingClassifier(**asdict(config)).load_state_dict({name: value.to("meta") for name, value in weights.items()})
+        model = SortingClassifier(**asdict(config))
+        model.load_state_dict(weights)
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[-1].strip()[:120]
+        raise UserError(f"{path} does not hold a model of this project ({reason}): {remedy}") from None
+    return model.to(device).eval(), about
+
+
+def check(config, about, weights):
+    """Raise ValueError unless this can be a model that sorts; what does not fit in shape is found by loading."""
+    sizes = [getattr(config, field.name) for field in fields(config) if field.type is int]
+    if not all(type(size) is int and 0 < size <= 100_000 for size in sizes):
+        raise ValueError("a size of the model is no possible one")
+    if config.num_layers > len(weights):
+        raise ValueError("fewer weights than layers")
+    if config.vocab_size != VOCAB_SIZE or not 0 <= config.dropout < 1:
+        raise ValueError("the vocabulary or the dropout is no possible one")
+    if type(about["train_sha256"]) is not str:
+        raise ValueError("the digest of the training data is no text")
+    if not all(bool(torch.isfinite(value).all()) for value in weights.values()):
+        raise ValueError("a weight is not finite")

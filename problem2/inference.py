@@ -1,0 +1,157 @@
+"""Tell sorted from unsorted sequences with the trained models.
+
+With no arguments: the three models on a few sequences, and the accuracy table of analyze.py.
+"""
+
+import re
+import sys
+from itertools import islice
+from pathlib import Path
+
+import torch
+
+from analysis import accuracy_table
+from checkpoint import load_model
+from cli import RESULTS_DIR, Parser, UserError, choose_device, run
+from dataset import LARGEST_VALUE
+from files import read_json
+from positional_encoding import ENCODINGS
+
+DEFAULT_ENCODING = "sinusoidal"
+LINES_AT_ONCE = 1024
+TOKENS_AT_ONCE = 8192
+MOST_VALUES = 2048
+LONGEST_LINE = 20_000
+SHOWN = ["3 15 27 41 58 72 83 94", "15 3 72 27 41 94 58 83", "3 15 41 27 58 72 83 94", "94 83 72 58 41 27 15 3", "7 7 7 7 7 7 7 7",
+         " ".join(map(str, range(0, 96, 3)))]
+
+
+def parse_sequence(text, most):
+    """The values of a sequence such as `3 15 27` or `3, 15, 27`.
+
+    Raises:
+        ValueError: saying in one line what is wrong with it.
+    """
+    words = re.split(r"\s*,\s*|\s+", text.strip())
+    if words == [""]:
+        raise ValueError("nothing is no sequence such as 3 15 27")
+    if len(words) > most:
+        raise ValueError(f"more than {most:,} values")
+    for word in words:
+        if not re.fullmatch("[0-9]{1,9}", word) or int(word) > LARGEST_VALUE:
+            raise ValueError(f"{ascii(word[:30])} is no whole number from 0 to {LARGEST_VALUE}")
+    return [int(word) for word in words]
+
+
+def most_values(model):
+    """The longest sequence that a model takes: the rows of the learned positions, else what memory allows."""
+    return model.config.max_len if model.config.encoding_type == "learned" else MOST_VALUES
+
+
+@torch.no_grad()
+def classify(model, sequences):
+    """Probabilities `[N]` that the sequences (lists of values, of any lengths) are sorted."""
+    device = next(model.parameters()).device
+    probabilities = [None] * len(sequences)
+    by_length = {}
+    for index, sequence in enumerate(sequences):
+        by_length.setdefault(len(sequence), []).append(index)
+    for length, indices in by_length.items():
+        for part in torch.tensor(indices).split(max(1, TOKENS_AT_ONCE // length)):
+            logits = model(torch.tensor([sequences[index] for index in part.tolist()], device=device))
+            for index, probability in zip(part.tolist(), logits.softmax(dim=1)[:, 1].tolist()):
+                probabilities[index] = probability
+    return probabilities
+
+
+def verdict(probability):
+    """`sorted 0.993` or `unsorted 0.998`: the answer and the probability that the model gives it."""
+    return f"sorted {probability:.3f}" if probability > 0.5 else f"unsorted {1 - probability:.3f}"
+
+
+def show(models, sequences):
+    """Print each model's verdict on each sequence."""
+    for sequence in sequences:
+        text = " ".join(map(str, sequence))
+        print(text if len(text) <= 100 else f"{text[:80]} ... ({len(sequence)} values)")
+        for name, model in models.items():
+            try:
+                parse_sequence(text, most_values(model))
+                print(f"  {name:12} {verdict(*classify(model, [sequence]))}")
+            except ValueError as error:
+                print(f"  {name:12} error: {error}")
+
+
+def read_lines(stream):
+    """The lines of a text stream; one of more than LONGEST_LINE characters is passed over piecewise and given as None."""
+    while line := stream.readline(LONGEST_LINE):
+        rest = line
+        while not rest.endswith("\n") and (rest := stream.readline(LONGEST_LINE)):
+            line = None
+        yield line
+
+
+def answer_lines(model, lines, output):
+    """Write one line for each line of `lines`: the verdict, or `error: ` and what is wrong.
+
+    Lines are read and answered a batch at a time (one by one from a terminal), so memory does not grow with them.
+
+    Returns:
+        Whether every line was a sequence.
+    """
+    at_once = 1 if lines.isatty() else LINES_AT_ONCE
+    all_good = True
+    lines = read_lines(lines)
+    while batch := list(islice(lines, at_once)):
+        sequences, results = [], []
+        for line in batch:
+            try:
+                if line is None:
+                    raise ValueError(f"a line of more than {LONGEST_LINE:,} characters")
+                sequences.append(parse_sequence(line, most_values(model)))
+                results.append(None)
+            except ValueError as error:
+                results.append(f"error: {error}")
+                all_good = False
+        verdicts = map(verdict, classify(model, sequences))
+        output.writelines(f"{result or next(verdicts)}\n" for result in results)
+        output.flush()
+    return all_good
+
+
+def main(arguments=None):
+    parser = Parser(description=__doc__)
+    parser.add_argument("values", nargs="*", metavar="VALUE", help='a sequence: 3 15 27 41, or "3 15 27 41", or 3,15,27,41')
+    parser.add_argument("--stdin", action="store_true", help="read a sequence a line (spaces or commas), and write 'sorted 0.993', "
+                        "'unsorted 0.998' or 'error: ...' a line; exit status 1 after any error")
+    parser.add_argument("--encoding", choices=ENCODINGS, default=None, help="use this model alone (--stdin without it: sinusoidal)")
+    parser.add_argument("--results-dir", type=Path, default=RESULTS_DIR, help="folder of the trained models, one folder each")
+    parser.add_argument("--model-path", type=Path, default=None, help="use the model in this file alone")
+    parser.add_argument("--device", default=None, help="cpu, cuda or mps; by default the best one present")
+    args = parser.parse_intermixed_args(arguments)
+    if args.values and args.stdin:
+        parser.error("give a sequence or --stdin, not both")
+    if args.model_path and args.encoding:
+        parser.error("give --model-path or --encoding, not both")
+    device = choose_device(args.device)
+    names = [args.encoding] if args.encoding else [DEFAULT_ENCODING] if args.stdin else ENCODINGS
+    paths = {"model": args.model_path} if args.model_path else {name: args.results_dir / name / "best_model.pth" for name in names}
+    models = {name: load_model(path, device)[0] for name, path in paths.items()}
+
+    if args.stdin:
+        sys.stdin.reconfigure(encoding="utf-8-sig", errors="replace", newline="\n")
+        return 0 if answer_lines(*models.values(), sys.stdin, sys.stdout) else 1
+    if args.values:
+        try:
+            show(models, [parse_sequence(" ".join(args.values), MOST_VALUES)])
+        except ValueError as error:
+            raise UserError(error) from None
+    else:
+        show(models, [parse_sequence(text, MOST_VALUES) for text in SHOWN])
+        path = args.results_dir / "extrapolation" / "extrapolation_results.json"
+        print(f"accuracy by length and kind of negatives ({path}):")
+        print(accuracy_table(read_json(path, "measure it with python analyze.py")["accuracy"]))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,194 @@
+"""A transformer encoder (Vaswani et al. 2017) that reads a sequence and says whether it is sorted.
+
+Layers normalise before each sublayer (Xiong et al. 2020, arXiv:2002.04745). Which positional encoding is used is known
+to `SortingClassifier` alone, by name; attention sees its interface.
+Shapes in comments: B batch, L length, T queries, S keys, H heads, D width of one head.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from positional_encoding import NoPositionalEncoding, get_positional_encoding
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The arguments of `SortingClassifier`; saved in every checkpoint, so that a model is rebuilt without guessing."""
+
+    vocab_size: int
+    d_model: int
+    num_heads: int
+    num_layers: int
+    d_ff: int
+    dropout: float
+    max_len: int
+    encoding_type: str
+
+
+def attention_scores(Q, K, bias=None):
+    """Q K^T / sqrt(d_k) + bias: `[B, ..., T, S]` for queries `[B, ..., T, d_k]` and keys `[B, ..., S, d_k]`."""
+    scores = (Q / math.sqrt(Q.size(-1))) @ K.transpose(-2, -1)
+    return scores if bias is None else scores + bias
+
+
+def scaled_dot_product_attention(Q, K, V, mask=None, bias=None):
+    """Attention(Q, K, V) = softmax(Q K^T / sqrt(d_k) + bias) V.
+
+    Args:
+        Q: queries `[B, ..., T, d_k]`.
+        K: keys `[B, ..., S, d_k]`.
+        V: values `[B, ..., S, d_v]`.
+        mask: None, or broadcastable to the scores `[B, ..., T, S]`; 1/True = attend, 0/False = masked.
+        bias: None, or broadcastable to the scores.
+
+    Returns:
+        `(output [B, ..., T, d_v], attention_weights [B, ..., T, S])`. A query whose keys are all masked gets zero weights
+        and zero output (and zero gradient), never NaN.
+    """
+    scores = attention_scores(Q, K, bias)
+    if mask is None:
+        weights = scores.softmax(dim=-1)
+    else:
+        masked = mask == 0
+        # The lowest finite score, not -inf: a row that is masked throughout stays finite and is zeroed afterwards.
+        weights = scores.masked_fill(masked, torch.finfo(scores.dtype).min).softmax(dim=-1).masked_fill(masked, 0.0)
+    return weights @ V, weights
+
+
+class MultiHeadAttention(nn.Module):
+    """H attentions side by side, each on its own D = d_model / H dimensions.
+
+    Raises:
+        ValueError: if `d_model` is not a positive multiple of `num_heads`.
+    """
+
+    def __init__(self, d_model, num_heads):
+        super().__init__()
+        if num_heads < 1 or d_model < 1 or d_model % num_heads:
+            raise ValueError(f"d_model ({d_model}) must be a positive multiple of num_heads ({num_heads})")
+        self.num_heads = num_heads
+        self.W_q = nn.Linear(d_model, d_model)
+        self.W_k = nn.Linear(d_model, d_model)
+        self.W_v = nn.Linear(d_model, d_model)
+        self.W_o = nn.Linear(d_model, d_model)
+        self.no_positions = NoPositionalEncoding(d_model)
+
+    def split_heads(self, x):
+        """`[B, T, d_model]` -> `[B, H, T, D]`."""
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+    def combine_heads(self, x):
+        """`[B, H, T, D]` -> `[B, T, d_model]`, the inverse of `split_heads`."""
+        return x.transpose(1, 2).flatten(2)
+
+    def forward(self, query, key, value, mask=None, positions=None):
+        """Multi-head attention.
+
+        Args:
+            query: `[B, T, d_model]`.
+            key, value: `[B, S, d_model]`.
+            mask: None or broadcastable to `[B, H, T, S]`; 1/True = attend, 0/False = masked.
+            positions: None, or the positional encoding, which may rotate queries and keys and bias the scores.
+
+        Returns:
+            `(output [B, T, d_model], attention_weights [B, H, T, S])`.
+        """
+        Q, K, bias = self.queries_and_keys(query, key, positions or self.no_positions)
+        heads, weights = scaled_dot_product_attention(Q, K, self.split_heads(self.W_v(value)), mask, bias)
+        return self.W_o(self.combine_heads(heads)), weights
+
+    def queries_and_keys(self, query, key, positions):
+        """Queries and keys of every head `[B, H, T, D]`, `[B, H, S, D]` with positions worked in, and the bias of the scores."""
+        Q, K = positions.rotate(self.split_heads(self.W_q(query)), self.split_heads(self.W_k(key)))
+        return Q, K, positions.bias(K.size(2))
+
+    def scores(self, query, key, positions):
+        """The scores `[B, H, T, S]` that the softmax of `forward` sees, masks aside."""
+        return attention_scores(*self.queries_and_keys(query, key, positions))
+
+
+class TransformerEncoderLayer(nn.Module):
+    """Self-attention, then two linear layers with a ReLU between; each reads the normalised stream and adds to it."""
+
+    def __init__(self, d_model, num_heads, d_ff, dropout=0.1):
+        super().__init__()
+        self.self_attn = MultiHeadAttention(d_model, num_heads)
+        self.linear1 = nn.Linear(d_model, d_ff)
+        self.linear2 = nn.Linear(d_ff, d_model)
+        self.norm1 = nn.LayerNorm(d_model)
+        self.norm2 = nn.LayerNorm(d_model)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x, mask=None, positions=None):
+        """`x [B, L, d_model]`, `mask` broadcastable to `[B, H, L, L]` -> `[B, L, d_model]`."""
+        h = self.norm1(x)
+        x = x + self.dropout(self.self_attn(h, h, h, mask, positions)[0])
+        return x + self.dropout(self.linear2(self.dropout(self.linear1(self.norm2(x)).relu())))
+
+
+class SortingClassifier(nn.Module):
+    """Encoder, mean over the real positions, and a linear layer to two classes: 0 unsorted, 1 sorted.
+
+    All arguments are kept in `config`.
+
+    Raises:
+        ValueError: if `d_model` is not a positive multiple of `num_heads`, or no encoding has that name.
+    """
+
+    def __init__(self, vocab_size=101, d_model=128, num_heads=4, num_layers=4, d_ff=512, dropout=0.1, max_len=300,
+                 encoding_type="sinusoidal"):
+        super().__init__()
+        self.config = ModelConfig(vocab_size, d_model, num_heads, num_layers, d_ff, dropout, max_len, encoding_type)
+        self.embedding = nn.Embedding(vocab_size, d_model)
+        self.layers = nn.ModuleList(TransformerEncoderLayer(d_model, num_heads, d_ff, dropout) for _ in range(num_layers))
+        self.norm = nn.LayerNorm(d_model)
+        self.classifier = nn.Linear(d_model, 2)
+        self.dropout = nn.Dropout(dropout)
+        self.apply(initialise)
+        self.positions = get_positional_encoding(encoding_type, d_model, max_len)
+
+    def embed(self, x):
+        """Values `[B, L]` -> embeddings with positions added `[B, L, d_model]`."""
+        return self.dropout(self.positions(self.embedding(x) * math.sqrt(self.config.d_model)))
+
+    def encode(self, x, mask=None):
+        """Values `[B, L]` and mask `[B, L]`, real values first -> the encoder's output `[B, L, d_model]`."""
+        h = self.embed(x)
+        key_mask = None if mask is None else mask[:, None, None, :]
+        for layer in self.layers:
+            h = layer(h, key_mask, self.positions)
+        return self.norm(h)
+
+    def forward(self, x, mask=None):
+        """Logits `[B, 2]` for values `x [B, L]`; mask `[B, L]`, 1/True = real, None = all are real.
+
+        Positions are counted over the real values alone: where padding stands, and how much of it, changes nothing. A
+        sequence without any real value is pooled to zeros.
+        """
+        if mask is None:
+            return self.classifier(self.encode(x).mean(dim=1))
+        mask, order = (mask != 0).sort(dim=1, descending=True, stable=True)  # real values first, in their order
+        h = self.encode(x.gather(1, order), mask)
+        real = mask.to(h.dtype).unsqueeze(-1)
+        return self.classifier((h * real).sum(dim=1) / real.sum(dim=1).clamp(min=1))
+
+    def predict(self, x, mask=None):
+        """Predicted classes `[B]`: 1 sorted, 0 unsorted."""
+        return self.forward(x, mask).argmax(dim=-1)
+
+
+def initialise(module):
+    """Xavier-uniform weights and zero biases for linear layers; embeddings of unit norm."""
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Embedding):
+        nn.init.normal_(module.weight, std=module.embedding_dim ** -0.5)
+
+
+def create_model(encoding_type="sinusoidal", **kwargs):
+    """A `SortingClassifier` with that encoding; `kwargs` are its other arguments."""
+    return SortingClassifier(encoding_type=encoding_type, **kwargs)

@@ -1,0 +1,168 @@
+"""Inference: a verdict for each sequence, errors named, damaged checkpoints refused and never run."""
+
+import io
+import os
+import pickle
+import subprocess
+import sys
+from unittest import mock
+
+import torch
+
+import inference
+from checkpoint import load_model, save_model
+from inference import MOST_VALUES, parse_sequence
+from model import create_model
+from tests.helpers import RESULTS, Oracle, TemporaryFolder, command, needs_results
+
+ABOUT = {"train_sha256": ""}
+
+
+class Parse(TemporaryFolder):
+    def test_sequences(self):
+        for text in ["3 15 27", " 3\t15  27\r\n", "3,15,27", "3, 15 ,27", "03 15 27"]:
+            self.assertEqual(parse_sequence(text, 300), [3, 15, 27])
+        self.assertEqual(parse_sequence("5", 300), [5])
+        self.assertEqual(len(parse_sequence("7 " * 300, 300)), 300)
+
+    def test_what_is_no_sequence(self):
+        for text in ["", " ", "100", "-1", "3 -1", "1.5", "three", "3,,4", ",3", "3,", "٣", "1e1", "9" * 10_000, "7 " * 301, "0x1"]:
+            with self.subTest(text=text[:20]), self.assertRaises(ValueError) as raised:
+                parse_sequence(text, 300)
+            self.assertNotIn("\n", str(raised.exception))
+            self.assertLess(len(str(raised.exception)), 200)
+
+
+class Answer(TemporaryFolder):
+    """The commands, with a model that knows the answers in the place of the weights."""
+
+    def run_inference(self, *arguments, stdin=b""):
+        with mock.patch.object(inference, "load_model", return_value=(Oracle(), ABOUT)):
+            return command(inference.main, *arguments, stdin=stdin)
+
+    def test_each_model_answers(self):
+        for arguments in [("3", "15", "27", "41"), ("3 15 27 41",), ("3,15,27,41",)]:
+            status, output, errors = self.run_inference(*arguments)
+            self.assertEqual((status, errors), (0, ""))
+            self.assertEqual(output, "3 15 27 41\n  sinusoidal   sorted 0.998\n  learned      sorted 0.998\n  none         sorted 0.998\n")
+        self.assertEqual(self.run_inference("3", "1", "--encoding", "learned")[1], "3 1\n  learned      unsorted 0.998\n")
+
+    def test_bad_arguments_are_one_line(self):
+        self.assert_one_line(self.run_inference("3", "100"), "'100' is no whole number from 0 to 99")
+        self.assert_one_line(self.run_inference("3", "--stdin"), "not both")
+        self.assert_one_line(self.run_inference("3", "--encoding", "x"), "--encoding")
+        self.assert_one_line(self.run_inference("3", "--encoding", "none", "--model-path", "x"), "not both")
+        self.assert_one_line(self.run_inference(*["7"] * 3000), f"more than {MOST_VALUES:,} values")
+
+    def test_a_sequence_too_long_for_the_learned_positions_is_answered_by_the_others(self):
+        torch.manual_seed(0)
+        models = {name: create_model(name, d_model=8, num_heads=1, num_layers=1, d_ff=8).eval() for name in ("sinusoidal", "learned", "none")}
+        with mock.patch.object(inference, "load_model", side_effect=lambda path, device: (models[path.parent.name], ABOUT)):
+            status, output, _ = command(inference.main, *["7"] * 301)
+            self.assertEqual(status, 0)
+            self.assertRegex(output, r"sinusoidal   (un)?sorted")
+            self.assertRegex(output, r"learned      error: more than 300 values")
+            self.assertEqual(command(inference.main, "--stdin", "--encoding", "learned", stdin=b"7 " * 301)[:2], (1, "error: more than 300 values\n"))
+
+    def test_stdin_gives_one_line_each_in_order(self):
+        status, output, errors = self.run_inference("--stdin", stdin=b"1 2 3\n3,2,1\n5\n1 2 3 4\n2 1")
+        self.assertEqual((status, errors), (0, ""))
+        self.assertEqual(output, "sorted 0.998\nunsorted 0.998\nsorted 0.998\nsorted 0.998\nunsorted 0.998\n")
+        self.assertEqual(self.run_inference("--stdin"), (0, "", ""))
+
+    def test_bad_lines_are_answered_in_their_place_and_the_status_is_1(self):
+        bad = [b"", b"seven", b"1 100", b"\xff\xfe\x00", b"7 " * 10_000, b"7" * 10 ** 6, b" " * 10 ** 6]
+        status, output, errors = self.run_inference("--stdin", stdin=b"1 2\n" + b"\n".join(bad) + b"\n2 1\n")
+        lines = output.split("\n")
+        self.assertEqual((status, errors, len(lines)), (1, "", len(bad) + 3))
+        self.assertEqual((lines[0], lines[-2]), ("sorted 0.998", "unsorted 0.998"))
+        for line in lines[1:-2]:
+            self.assertRegex(line, "^error: .")
+            self.assertLess(len(line), 200)
+
+    def test_no_line_is_read_before_those_of_the_batches_before_it_are_answered(self):
+        output = io.StringIO()
+
+        class Lines(io.StringIO):
+            def readline(self, limit=-1):
+                line = super().readline(limit)
+                read.append(line)
+                assert len(read) - output.getvalue().count("\n") <= 7 + 1
+                return line
+        read = []
+        with mock.patch.object(inference, "LINES_AT_ONCE", 7):
+            self.assertTrue(inference.answer_lines(Oracle(), Lines("1 2\n" * 50), output))
+        self.assertEqual(output.getvalue(), "sorted 0.998\n" * 50)
+
+    def test_a_mixed_batch_equals_one_by_one(self):
+        torch.manual_seed(0)
+        model = create_model("sinusoidal", d_model=16, num_heads=2, num_layers=1, d_ff=16).eval()
+        sequences = [[i % 100 for i in range(n, 2 * n)] for n in (1, 9, 3, 9, 40, 3)]
+        with mock.patch.object(inference, "TOKENS_AT_ONCE", 10):
+            together = inference.classify(model, sequences)
+        for probability, sequence in zip(together, sequences):
+            self.assertAlmostEqual(probability, inference.classify(model, [sequence])[0], places=5)
+
+
+class Checkpoints(TemporaryFolder):
+    def test_round_trip(self):
+        for encoding in ("sinusoidal", "learned", "none"):
+            model = create_model(encoding, d_model=16, num_heads=2, num_layers=1, d_ff=24).eval()
+            save_model(self.folder / "m.pth", model.config, model.state_dict(), ABOUT)
+            loaded, about = load_model(self.folder / "m.pth")
+            self.assertEqual((loaded.config, about, loaded.training), (model.config, ABOUT, False))
+            x = torch.randint(100, (5, 7))
+            self.assertTrue(torch.equal(loaded(x), model(x)))
+
+    def test_damaged_and_foreign_files_are_one_line(self):
+        model = create_model("learned", d_model=16, num_heads=2, num_layers=1, d_ff=24)
+        path = self.folder / "m.pth"
+        save_model(path, model.config, model.state_dict(), ABOUT)
+        good, data = torch.load(path, weights_only=True), path.read_bytes()
+
+        def refused(*words):
+            self.assert_one_line(command(inference.main, "7", "--model-path", path), "m.pth", "python train.py", *words)
+        path.unlink()
+        refused("no checkpoint file")
+        for content in (b"", b"text", data[:100], data[:len(data) // 2], data[:-20], b"PK\x03\x04" + bytes(100), pickle.dumps([1, 2])):
+            path.write_bytes(content)
+            refused()
+        config, weights = good["config"], good["state_dict"]
+        for value in [None, 3, [], {}, weights, torch.zeros(3), good | {"state_dict": {}}, good | {"config": {}}, good | {"about": 3},
+                      good | {"config": config | {"d_model": 64}}, good | {"config": config | {"num_heads": 3}},
+                      good | {"config": config | {"d_model": 10 ** 9}}, good | {"config": config | {"num_layers": 10 ** 5}},
+                      good | {"config": config | {"max_len": 10 ** 9}}, good | {"config": config | {"max_len": 99}},
+                      good | {"config": config | {"d_ff": -1}}, good | {"config": config | {"extra": 1}},
+                      good | {"config": config | {"encoding_type": "sinusoidal"}}, good | {"config": config | {"encoding_type": "x"}},
+                      good | {"config": config | {"encoding_type": 7}}, good | {"config": config | {"dropout": float("nan")}},
+                      good | {"config": config | {"vocab_size": 5}}, good | {"state_dict": weights | {"embedding.weight": 7}},
+                      good | {"state_dict": {name: value * float("nan") for name, value in weights.items()}}]:
+            torch.save(value, path)
+            refused()
+
+    def test_code_in_a_checkpoint_is_not_run(self):
+        folder = self.folder
+
+        class Code:
+            def __reduce__(self):
+                return os.mkdir, (str(folder / "ran"),)
+        path = self.folder / "m.pth"
+        for write in (lambda: torch.save({"config": Code()}, path), lambda: path.write_bytes(pickle.dumps(Code()))):
+            write()
+            self.assert_one_line(command(inference.main, "7", "--model-path", path), "more than plain tensors")
+            self.assertFalse((self.folder / "ran").exists())
+
+
+@needs_results
+class Script(TemporaryFolder):
+    def test_from_another_folder(self):
+        script = RESULTS.parent / "inference.py"
+        done = subprocess.run([sys.executable, script, "--stdin"], cwd=self.folder, input="3 15 27 41 58 72 83 94\n94 83 72 58 41 27 15 3\n",
+                              capture_output=True, text=True)
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        self.assertRegex(done.stdout, r"^sorted [0-9.]{5}\nunsorted [0-9.]{5}\n$")
+
+    def test_closed_streams(self):
+        for closed in (">&-", "2>&-", "<&-"):
+            done = subprocess.run(["bash", "-c", f'"{sys.executable}" "{RESULTS.parent / "inference.py"}" 1 2 3 {closed}'], capture_output=True, text=True)
+            self.assertEqual((done.returncode, done.stderr), (0, ""))

@@ -1,0 +1,36 @@
+"""The whole of problem 2 from a copy elsewhere, at a small size, by the commands that a newcomer types."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+from tests.helpers import RESULTS, TemporaryFolder
+
+
+class Pipeline(TemporaryFolder):
+    def run_script(self, *arguments, **options):
+        done = subprocess.run([sys.executable, *map(str, arguments)], cwd=self.folder, capture_output=True, text=True,
+                              env=os.environ | {"MPLCONFIGDIR": str(self.folder)}, **options)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertNotRegex(done.stderr.lower(), "error|warn|traceback")
+        return done.stdout
+
+    def test_generate_train_analyze_and_infer_from_another_folder(self):
+        problem = self.folder / "elsewhere" / "problem2"
+        shutil.copytree(RESULTS.parent, problem, ignore=shutil.ignore_patterns("data", "results", "runs", "tests", "__pycache__"))
+        self.run_script(problem / "generate_data.py", "--train-size", 200, "--val-size", 20, "--test-size", 20)
+        output = self.run_script(problem, "--epochs", 1)
+        self.assertIn("epoch   1 of 1", output)
+        self.assertIn("accuracy by length", output)
+        made = {str(path.relative_to(problem / "results")) for path in (problem / "results").rglob("*") if path.is_file()}
+        for encoding in ("sinusoidal", "learned", "none"):
+            self.assertLessEqual({f"{encoding}/{name}" for name in ("best_model.pth", "training_log.json", "training_curves.png")}, made)
+        self.assertLessEqual({"extrapolation/extrapolation_results.json", "extrapolation/extrapolation_curves.png", "extrapolation_curves.png",
+                              "extrapolation/learned_position_embeddings.png", "position_viz/learned_position_embeddings.png"}, made)
+        self.assertFalse([name for name in made if "resume" in name or "tmp" in name])
+        accuracy = json.loads((problem / "results" / "extrapolation" / "extrapolation_results.json").read_text())["accuracy"]
+        self.assertEqual(len(accuracy), 3 * 11 * 5)
+        self.assertRegex(self.run_script(problem / "inference.py", 3, 15, 27, 41), r"(?s)^3 15 27 41\n  sinusoidal +(un)?sorted 0.[0-9]{3}\n.*none")
+        self.assertRegex(self.run_script(problem / "inference.py", "--stdin", input="3 15\n9,8\n"), r"^(un)?sorted [0-9.]{5}\n(un)?sorted [0-9.]{5}\n$")

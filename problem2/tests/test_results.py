@@ -1,0 +1,91 @@
+"""The committed results: the weights load, and the numbers in the JSON files are what the weights give."""
+
+import json
+
+import torch
+
+from analysis import evaluation_groups, load_group, measure_group
+from checkpoint import load_model
+from dataset import create_dataloaders
+from evaluation import evaluate
+from files import sha256
+from generate_data import TEST_LENGTHS, NEGATIVES, generate
+from model import create_model
+from positional_encoding import ENCODINGS
+from tests.helpers import RESULTS, TemporaryFolder, needs_results
+from training import TrainingConfig
+
+
+def read(name):
+    return json.loads((RESULTS / name).read_text())
+
+
+@needs_results
+class Results(TemporaryFolder):
+    def test_the_weights_give_the_numbers_in_the_logs(self):
+        generate(self.folder, generate_extrapolation=False)
+        _, val, test = create_dataloaders(self.folder, 500)
+        for encoding in ENCODINGS:
+            model, about = load_model(RESULTS / encoding / "best_model.pth")
+            log = read(f"{encoding}/training_log.json")
+            self.assertEqual(about["train_sha256"], log["data_sha256"]["train"])
+            self.assertEqual(about["train_sha256"], sha256(self.folder / "train.json"))
+            for loader, record in [(val, log["epochs"][log["best_epoch"] - 1]["val"]), (test, log["test"])]:
+                self.same(evaluate(model, loader), record)
+
+    def same(self, result, record):
+        """Equal but for rounding: another processor may move one in a thousand across the boundary."""
+        for key, value in result.items():
+            torch.testing.assert_close(torch.tensor(value), torch.tensor(record[key]), rtol=1e-2, atol=1.5e-3, msg=key)
+
+    def test_the_weights_give_the_numbers_of_the_analysis(self):
+        generate(self.folder)
+        accuracy = read("extrapolation/extrapolation_results.json")["accuracy"]
+        for encoding in ENCODINGS:
+            model, _ = load_model(RESULTS / encoding / "best_model.pth")
+            for group in evaluation_groups([16, 32]):
+                if group["gap_source"] in (None, 256):
+                    for result in measure_group(model, load_group(self.folder, group, kinds=["swap", "one_inversion"]), group):
+                        record = next(record for record in accuracy if record["encoding"] == encoding
+                                      and all(record[key] == result[key] for key in (*group, "negatives")))
+                        self.same({key: result[key] for key in ("accuracy", "sorted_share")}, record)
+
+    def test_every_set_is_in_the_record(self):
+        record = read("extrapolation/extrapolation_results.json")
+        self.assertEqual(len(record["accuracy"]), len(ENCODINGS) * (len(TEST_LENGTHS) + 4) * len(NEGATIVES))
+        self.assertEqual({entry["n"] for entry in record["accuracy"]}, {2000})
+        self.assertIn("initialised", record["learned_rows_policy"])
+
+    def test_the_logs_are_of_default_runs(self):
+        for encoding in ENCODINGS:
+            log = read(f"{encoding}/training_log.json")
+            self.assertEqual(TrainingConfig(**log["training"]), TrainingConfig())
+            self.assertEqual((len(log["epochs"]), log["model"]["encoding_type"]), (TrainingConfig().epochs, encoding))
+            for place, name in [("best_models", "best_model.pth"), ("training_logs", "training_log.json")]:
+                self.assertEqual((RESULTS / place / f"{encoding}_{name}").read_bytes(), (RESULTS / encoding / name).read_bytes())
+
+    def test_sinusoidal_and_learned_learn_and_none_cannot_in_all_five_seeds(self):
+        records = {(record["seed"], record["encoding"]): record for record in read("seeds.json")}
+        for seed in range(5):
+            for encoding in ENCODINGS:
+                record = records[seed, encoding]
+                self.assertEqual(record["training"], read(f"{encoding}/training_log.json")["training"] | {"seed": seed})
+                if encoding == "none":
+                    self.assertTrue(0.45 < record["test"]["accuracy"] < 0.55, seed)
+                else:
+                    self.assertGreaterEqual(record["test"]["accuracy"], 0.98, (seed, encoding))
+
+    def test_learned_rows_past_the_training_lengths_are_as_initialised(self):
+        log = read("learned/training_log.json")
+        torch.manual_seed(log["training"]["seed"] * 1_000_000)
+        arguments = {key: value for key, value in log["model"].items() if key != "encoding_type"}
+        initial = create_model("learned", **arguments).positions.position_embeddings.weight
+        trained = load_model(RESULTS / "learned" / "best_model.pth")[0].positions.position_embeddings.weight
+        self.assertTrue(torch.equal(trained[16:], initial[16:]))
+        self.assertTrue((trained[:16] != initial[:16]).any(dim=1).all())
+
+    def test_figures_are_whole(self):
+        figures = [RESULTS / name for name in ("extrapolation_curves.png", "extrapolation/extrapolation_curves.png",
+                                               "extrapolation/learned_position_embeddings.png", "position_viz/encodings.png")]
+        for figure in figures + [RESULTS / encoding / "training_curves.png" for encoding in ENCODINGS]:
+            self.assertEqual(figure.read_bytes()[:8], b"\x89PNG\r\n\x1a\n")

@@ -1,0 +1,164 @@
+"""Training: resumed runs end in the same bits, the best epoch is kept, bad runs stop in one line."""
+
+import json
+import shutil
+from unittest import mock
+
+import torch
+
+import train
+import training
+from checkpoint import load_model
+from files import replacing
+from tests.helpers import TemporaryFolder, command
+from training import TrainingConfig, learning_rate
+
+SMALL = ("--d-model", 16, "--num-heads", 2, "--num-layers", 1, "--d-ff", 16, "--batch-size", 8, "--dropout", 0.1, "--device", "cpu")
+
+
+class LearningRate(TemporaryFolder):
+    def test_rises_linearly_then_falls_along_a_cosine(self):
+        config = TrainingConfig(lr=1.0, warmup=0.1)
+        rates = [learning_rate(step, 100, config) for step in range(100)]
+        self.assertEqual(rates, sorted(rates[:11]) + sorted(rates[11:], reverse=True))
+        self.assertEqual(max(rates), rates[10])
+        self.assertAlmostEqual(rates[10], 1)
+        self.assertAlmostEqual(rates[0], 1 / 11)
+        self.assertAlmostEqual(rates[55], 0.5)
+        self.assertLess(rates[99], 0.001)
+
+
+class Train(TemporaryFolder):
+    def train(self, name, *options, epochs=4):
+        return command(train.main, "--encoding", "learned", "--data-dir", self.small_data(), "--output-dir", self.folder / name,
+                       "--epochs", epochs, *SMALL, *options)
+
+    def weights(self, name):
+        return load_model(self.folder / name / "learned" / "best_model.pth")[0].state_dict()
+
+    def log(self, name):
+        return json.loads((self.folder / name / "learned" / "training_log.json").read_text())
+
+    def assert_same_bits(self, one, other):
+        for name, tensor in self.weights(one).items():
+            self.assertTrue(torch.equal(tensor, self.weights(other)[name]), name)
+
+    def interrupted(self, name, after):
+        """A run that is interrupted while it trains the epoch that follows epoch `after`."""
+        original = training.train_epoch
+
+        def train_epoch(model, loader, optimizer, config, epoch):
+            if epoch > after:
+                raise KeyboardInterrupt
+            return original(model, loader, optimizer, config, epoch)
+        with mock.patch.object(training, "train_epoch", train_epoch):
+            self.assert_one_line(self.train(name), "--resume")
+
+    def test_leaves_weights_log_and_curves(self):
+        status, output, errors = self.train("run")
+        self.assertEqual((status, errors), (0, ""))
+        self.assertEqual(output.count("\n"), 5, "a line an epoch, and one at the end")
+        self.assertEqual(sorted(path.name for path in (self.folder / "run" / "learned").iterdir()), ["best_model.pth", "training_curves.png", "training_log.json"])
+        log = self.log("run")
+        self.assertEqual(len(log["epochs"]), 4)
+        self.assertLess(log["epochs"][3]["train"]["loss"], log["epochs"][0]["train"]["loss"])
+        best = max(log["epochs"], key=lambda epoch: (epoch["val"]["accuracy"], epoch["epoch"]))
+        self.assertEqual(log["best_epoch"], best["epoch"])
+        self.assertEqual(log["test"]["n"], 20)
+
+    def test_the_weights_kept_are_those_of_the_best_epoch(self):
+        results = [{"accuracy": accuracy, "loss": loss, "n": 20, "accuracy_interval": [0, 1]}
+                   for accuracy, loss in [(0.1, 3), (0.6, 1), (0.6, 2), (0.2, 1), (0.6, 2)]]
+        with mock.patch.object(training, "evaluate", side_effect=results):
+            self.train("four")
+        with mock.patch.object(training, "evaluate", side_effect=results):
+            self.interrupted("three", after=3)
+        last = torch.load(self.folder / "three" / "learned" / "resume.pth", weights_only=True)
+        self.assertEqual(self.log("four")["best_epoch"], 3)
+        for name, tensor in self.weights("four").items():
+            self.assertTrue(torch.equal(tensor, last["model"][name]), name)
+
+    def test_the_same_seed_gives_the_same_bits_and_another_does_not(self):
+        for name, seed in [("one", 3), ("two", 3), ("three", 4)]:
+            self.train(name, "--seed", seed, epochs=1)
+        self.assert_same_bits("one", "two")
+        with self.assertRaises(AssertionError):
+            self.assert_same_bits("one", "three")
+
+    def test_a_resumed_run_ends_in_the_same_bits(self):
+        self.train("whole")
+        self.interrupted("stopped", after=2)
+        self.train("other", "--seed", 9, epochs=1)
+        shutil.copy(self.folder / "other" / "learned" / "best_model.pth", self.folder / "stopped" / "learned")  # not to be taken for the best so far
+        self.assertEqual(len(self.log("stopped")["epochs"]), 2)
+        self.assertEqual(self.train("stopped", "--resume")[0], 0)
+        self.assert_same_bits("whole", "stopped")
+        for key in ("train", "val"):
+            self.assertEqual(*([epoch[key] for epoch in self.log(name)["epochs"]] for name in ("whole", "stopped")))
+        self.assertEqual(self.log("whole")["test"], self.log("stopped")["test"])
+
+    def test_what_cannot_be_resumed_is_said_in_one_line(self):
+        self.interrupted("stopped", after=1)
+        self.assert_one_line(self.train("stopped", "--resume", "--lr", 0.5), "differs in training")
+        self.assert_one_line(self.train("stopped", "--resume", "--d-ff", 8), "differs in")
+        state = torch.load(self.folder / "stopped" / "learned" / "resume.pth", weights_only=True)
+        for value in ({}, {"log": 3}, state | {"model": {}}, state | {"optimizer": {}}, state | {"optimizer": 3}):
+            torch.save(value, self.folder / "stopped" / "learned" / "resume.pth")
+            self.assert_one_line(self.train("stopped", "--resume"), "not of such a training run")
+        torch.save(torch.zeros(2), self.folder / "stopped" / "learned" / "resume.pth")
+        self.assert_one_line(self.train("stopped", "--resume"), "no dict")
+        torch.save(state, self.folder / "stopped" / "learned" / "resume.pth")
+        (self.folder / "data" / "train.json").write_text((self.folder / "data" / "train.json").read_text() + " ")
+        self.assert_one_line(command(train.main, "--data-dir", self.folder / "data", "--output-dir", self.folder / "stopped", "--epochs", 4,
+                                     "--encoding", "learned", *SMALL, "--resume"), "differs in data_sha256")
+        (self.folder / "stopped" / "learned" / "resume.pth").write_bytes((self.folder / "stopped" / "learned" / "resume.pth").read_bytes()[:1000])
+        self.assert_one_line(self.train("stopped", "--resume"), "damaged")
+
+    def test_a_loss_that_is_not_finite_stops_training(self):
+        with mock.patch.object(training.F, "cross_entropy", return_value=torch.tensor(float("nan"))):
+            self.assert_one_line(self.train("run"), "the loss is nan at step 1, learning rate", "--lr")
+
+    def test_bad_options_exit_with_2(self):
+        for options in [("--lr", 0), ("--lr", "nan"), ("--dropout", 1), ("--epochs", 0), ("--batch-size", "x"), ("--d-model", 10, "--num-heads", 4),
+                        ("--device", "abacus"), ("--device", "meta"), ("--device", "cuda:99"), ("--nonsense",), ("--encoding", "alphabetical"),
+                        ("--seed", 10 ** 14), ("--d-model", 10 ** 9), ("--d-ff", 10 ** 9), ("--batch-size", 10 ** 20)]:
+            with self.subTest(options=options):
+                self.assert_one_line(command(train.main, "--data-dir", self.small_data(), "--output-dir", self.folder, *options))
+
+    def test_all_three_are_trained_and_copied_to_both_of_the_handout_s_places(self):
+        arguments = ("--data-dir", self.small_data(), "--output-dir", self.folder / "all", "--epochs", 1, *SMALL)
+        status, output, errors = command(train.main, *arguments)
+        self.assertEqual((status, errors), (0, ""))
+        self.assertIn("none: at chance by construction", output)
+        for encoding in ("sinusoidal", "learned", "none"):
+            for place, name in [("best_models", "best_model.pth"), ("training_logs", "training_log.json"), ("training_logs", "training_curves.png")]:
+                self.assertEqual((self.folder / "all" / place / f"{encoding}_{name}").read_bytes(),
+                                 (self.folder / "all" / encoding / name).read_bytes())
+        (self.folder / "all" / "learned" / "training_log.json").unlink()
+        output = command(train.main, *arguments, "--resume")[1]
+        self.assertIn("sinusoidal: finished already", output)
+        self.assertIn("learned: best epoch 1", output)
+        self.assertIn("none: finished already", output)
+
+    def test_missing_data_is_made(self):
+        with mock.patch("generate_data.generate", side_effect=lambda folder: self.small_data()) as generate:
+            status, *_ = command(train.main, "--data-dir", self.folder / "data", "--output-dir", self.folder / "run", "--epochs", 1, *SMALL)
+        self.assertEqual((status, generate.call_count), (0, 1))
+
+    def test_an_output_folder_that_cannot_be_written_is_one_line(self):
+        (self.folder / "file").write_text("kept")
+        self.assert_one_line(self.train("file/run", epochs=1), "file")
+        self.assertEqual((self.folder / "file").read_text(), "kept")
+
+
+class Replace(TemporaryFolder):
+    def test_a_write_that_fails_leaves_the_file_as_it_was(self):
+        path = self.folder / "file"
+        path.write_text("old")
+        with self.assertRaises(ZeroDivisionError), replacing(path) as file:
+            file.write(b"half of the new")
+            1 / 0
+        self.assertEqual([(p.name, p.read_text()) for p in self.folder.iterdir()], [("file", "old")])
+        with replacing(path) as file:
+            file.write(b"new")
+        self.assertEqual([(p.name, p.read_text()) for p in self.folder.iterdir()], [("file", "new")])

@@ -1,0 +1,161 @@
+"""The training loop: AdamW, warm-up and cosine decay, the best epoch kept, every epoch resumable."""
+
+import math
+import time
+from dataclasses import asdict, dataclass
+
+import torch
+from torch.nn import functional as F
+
+from checkpoint import save_model
+from cli import Progress, UserError
+from evaluation import evaluate
+from files import read_checkpoint, write_checkpoint, write_json
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How a model is trained; recorded in the training log.
+
+    `warmup` is the share of all steps in which the learning rate rises from 0 to `lr`; it then falls to 0 along half a
+    cosine. `weight_decay` is for matrices alone: not for biases and norms, nor for the rows of learned positions, so that a
+    row that no sequence reaches keeps its first value. `clip_norm` bounds the gradient's norm.
+    """
+
+    epochs: int = 24
+    batch_size: int = 128
+    lr: float = 2e-3
+    seed: int = 0
+    warmup: float = 0.05
+    weight_decay: float = 0.3
+    beta1: float = 0.9
+    beta2: float = 0.999
+    clip_norm: float = 1.0
+
+
+def learning_rate(step, total_steps, config):
+    """Learning rate of step 0, 1, ..., total_steps - 1: linear warm-up, then cosine decay to zero."""
+    warmup_steps = config.warmup * total_steps
+    if step < warmup_steps:
+        return config.lr * (step + 1) / (warmup_steps + 1)
+    return config.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup_steps) / (total_steps - warmup_steps)))
+
+
+def make_optimizer(model, config):
+    """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) with weight decay as `TrainingConfig` says."""
+    positions = set(model.positions.parameters())
+    matrices = [parameter for parameter in model.parameters() if parameter.dim() > 1 and parameter not in positions]
+    others = [parameter for parameter in model.parameters() if parameter.dim() < 2 or parameter in positions]
+    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    options = {"lr": config.lr, "betas": (config.beta1, config.beta2)}
+    try:
+        return torch.optim.AdamW(groups, fused=True, **options)
+    except RuntimeError:  # older releases fuse on cuda alone
+        return torch.optim.AdamW(groups, **options)
+
+
+def train_epoch(model, loader, optimizer, config, epoch):
+    """One pass over the training sequences.
+
+    Returns:
+        A dict of `loss` and `accuracy`, averaged over the pass as the weights move, and the last `learning_rate`.
+
+    Raises:
+        UserError: if the loss is not finite.
+    """
+    model.train()
+    device = next(model.parameters()).device
+    progress = Progress(f"epoch {epoch}, steps", len(loader), seconds=math.inf)
+    loss_sum = right = n = 0
+    for index, batch in enumerate(loader):
+        step = (epoch - 1) * len(loader) + index
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, config.epochs * len(loader), config)
+        mask = None if batch["mask"].all() else batch["mask"].to(device)
+        labels = batch["label"].to(device)
+        logits = model(batch["sequence"].to(device), mask)
+        loss = F.cross_entropy(logits, labels)
+        if not torch.isfinite(loss):
+            raise UserError(f"the loss is {loss.item()} at step {step + 1}, learning rate {group['lr']:.3g}: "
+                            "train again with a lower --lr")
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+        optimizer.step()
+        loss_sum += loss.item() * len(labels)
+        right += (logits.argmax(dim=1) == labels).sum().item()
+        n += len(labels)
+        progress.update(index + 1)
+    return {"loss": loss_sum / n, "accuracy": right / n, "learning_rate": group["lr"]}
+
+
+def fit(model, train_loader, val_loader, config, log, output_dir, resume=False):
+    """Train, and keep the weights of the best epoch: highest accuracy on validation, the latest of equals.
+
+    After each epoch `best_model.pth` (if it is the best), `resume.pth` and `training_log.json` in `output_dir` are
+    replaced. Every epoch draws its random numbers from its own seed, so that a resumed run ends in the same bits.
+
+    Args:
+        model: the model, initialised.
+        train_loader, val_loader: batches of sequences.
+        config: a `TrainingConfig`.
+        log: what describes the run; a resumed run must have the same. The digest of its training data is saved with the
+            weights.
+        output_dir: folder of the results.
+        resume: whether to continue the run that `resume.pth` holds.
+
+    Returns:
+        The log, completed by `epochs`, one record each, and `best_epoch`.
+
+    Raises:
+        UserError: if there is nothing to resume, or the run to resume is another one; if the loss is not finite.
+    """
+    optimizer = make_optimizer(model, config)
+    best_path, state_path = output_dir / "best_model.pth", output_dir / "resume.pth"
+    about = {"train_sha256": log["data_sha256"]["train"]}
+    log = log | {"training": asdict(config), "best_epoch": None, "epochs": []}
+    if resume:
+        state = read_checkpoint(state_path, "cpu", "nothing to resume; train without --resume")
+        log, best_weights = restore(state, log, model, optimizer)
+        save_model(best_path, model.config, best_weights, about)
+    else:
+        state_path.unlink(missing_ok=True)
+    for epoch in range(len(log["epochs"]) + 1, config.epochs + 1):
+        torch.manual_seed(config.seed * 1_000_000 + epoch)
+        start = time.perf_counter()
+        train = train_epoch(model, train_loader, optimizer, config, epoch)
+        val = evaluate(model, val_loader)
+        if log["best_epoch"] is None or val["accuracy"] >= log["epochs"][log["best_epoch"] - 1]["val"]["accuracy"]:
+            log["best_epoch"] = epoch
+            best_weights = {name: value.clone() for name, value in model.state_dict().items()}
+            save_model(best_path, model.config, best_weights, about)
+        log["epochs"].append({"epoch": epoch, "train": train, "val": val, "seconds": time.perf_counter() - start})
+        write_checkpoint(state_path, {"log": log, "model": model.state_dict(), "optimizer": optimizer.state_dict(),
+                                      "best_weights": best_weights})
+        write_json(output_dir / "training_log.json", log)
+        print(f"epoch {epoch:3} of {config.epochs}: train loss {train['loss']:.4f}, val loss {val['loss']:.4f}, "
+              f"val accuracy {val['accuracy']:.2%}, {log['epochs'][-1]['seconds']:.1f} s"
+              f"{', best so far' if log['best_epoch'] == epoch else ''}", flush=True)
+    return log
+
+
+def restore(state, log, model, optimizer):
+    """Put a run's saved state back into the model and the optimizer.
+
+    Returns:
+        `(the run's log so far, the weights of its best epoch)`.
+
+    Raises:
+        UserError: if the run is not the one that `log` describes, naming the first entry that differs.
+    """
+    try:
+        saved = state["log"]
+        for key in log.keys() & saved.keys() - {"epochs", "best_epoch", "environment"}:
+            if saved[key] != log[key]:
+                raise UserError(f"the interrupted run differs in {key}: {saved[key]}, now {log[key]}; "
+                                "give the options it had, or train without --resume")
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        return log | {key: saved[key] for key in ("epochs", "best_epoch")}, state["best_weights"]
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError, RuntimeError):
+        raise UserError("resume.pth is not of such a training run: train without --resume") from None
