@@ -31,7 +31,7 @@ class TrainingConfig:
     weight_decay: float = 0.3
     beta1: float = 0.9
     beta2: float = 0.999
-    focus: float = 1.0
+    focus: float = 2.0
     clip_norm: float = 1.0
 
 
