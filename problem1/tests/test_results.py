@@ -67,6 +67,9 @@ class Results(TemporaryFolder):
     def test_no_error_in_all_pairs_for_the_committed_weights(self):
         self.assertEqual(read("exhaustive.json")["errors"], 0)
 
+    def test_no_error_in_all_pairs_for_seeds_0_to_4(self):
+        self.assertEqual({record["seed"]: record["errors"] for record in read("seeds.json") if record["seed"] < 5}, dict.fromkeys(range(5), 0))
+
     def test_the_records_of_the_seeds_are_of_default_runs(self):
         for record in read("seeds.json"):
             self.assertEqual(record["pairs"], 810_000)
