@@ -40,6 +40,9 @@ def create_causal_mask(seq_len, device=None):
 class MultiHeadAttention(nn.Module):
     """H attentions side by side, each on its own D = d_model / H dimensions (section 3.2.2 of the paper).
 
+    `intervene` is None, or a function that gets the heads' outputs `[B, H, T, D]` and their weights `[B, H, T, S]` and
+    returns what shall take the outputs' place before `W_o` (see `heads.py`).
+
     Raises:
         ValueError: if `d_model` is not a positive multiple of `num_heads`.
     """
@@ -53,6 +56,7 @@ class MultiHeadAttention(nn.Module):
         self.W_k = nn.Linear(d_model, d_model)
         self.W_v = nn.Linear(d_model, d_model)
         self.W_o = nn.Linear(d_model, d_model)
+        self.intervene = None
 
     def split_heads(self, x):
         """`[B, T, d_model]` -> `[B, H, T, D]`."""
@@ -69,6 +73,8 @@ class MultiHeadAttention(nn.Module):
     def attend(self, query, keys, values, mask=None):
         """Attend from `query [B, T, d_model]` to `keys`, `values` `[B, H, S, D]` as `project` gives them."""
         heads, weights = scaled_dot_product_attention(self.split_heads(self.W_q(query)), keys, values, mask)
+        if self.intervene is not None:
+            heads = self.intervene(heads, weights)
         return self.W_o(self.combine_heads(heads)), weights
 
     def forward(self, query, key, value, mask=None):

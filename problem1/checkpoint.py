@@ -19,8 +19,8 @@ def save_model(path, config, weights, about):
                             "state_dict": {name: value.cpu() for name, value in weights.items()}})
 
 
-def load_model(path, device="cpu"):
-    """Rebuild a model that `save_model` saved, in evaluation mode.
+def load_model(path, device="cpu", remedy="train the model with python train.py"):
+    """Rebuild a model that `save_model` saved, in evaluation mode; `remedy` says what to do if that fails.
 
     Returns:
         `(model, about)`.
@@ -28,7 +28,6 @@ def load_model(path, device="cpu"):
     Raises:
         UserError: if the file is missing, damaged, or the weights do not fit the arguments saved with them.
     """
-    remedy = "train the model with python train.py"
     saved = read_checkpoint(path, device, remedy)
     try:
         config, about, weights = ModelConfig(**saved["config"]), saved["about"], saved["state_dict"]

@@ -72,6 +72,14 @@ def positive_number(text):
     return value
 
 
+def number_from_zero(text):
+    """An argparse type: a finite number, zero or more."""
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not zero or more")
+    return value
+
+
 def share(text):
     """An argparse type: a number from 0 up to, not including, 1."""
     value = float(text)

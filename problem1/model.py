@@ -53,17 +53,22 @@ class PositionalEncoding(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two linear layers with a ReLU between, at each position alone (section 3.3)."""
+    """Two linear layers with a ReLU between, at each position alone (section 3.3).
+
+    `intervene` is None, or a function that gets the output `[B, T, d_model]` and returns what shall take its place.
+    """
 
     def __init__(self, d_model, d_ff, dropout=0.1):
         super().__init__()
         self.linear1 = nn.Linear(d_model, d_ff)
         self.linear2 = nn.Linear(d_ff, d_model)
         self.dropout = nn.Dropout(dropout)
+        self.intervene = None
 
     def forward(self, x):
         """`[B, T, d_model]` -> `[B, T, d_model]`."""
-        return self.linear2(self.dropout(self.linear1(x).relu()))
+        x = self.linear2(self.dropout(self.linear1(x).relu()))
+        return x if self.intervene is None else self.intervene(x)
 
 
 class EncoderLayer(nn.Module):

@@ -1,6 +1,7 @@
 """Train with several seeds at the default settings and try every pair of numbers: results/seeds.json.
 
-Each seed's run is kept in runs/seed_N/ and recorded as it ends; seeds already recorded are not run again.
+Each seed's run is kept in runs/seed_N/ and recorded as it ends; seeds already recorded are not run again. With --focus, the same
+with another exponent of the focal loss, in results/seeds_focus_X.json and runs/focus_X/: a control for the choice of the loss.
 """
 
 from dataclasses import asdict
@@ -8,17 +9,17 @@ from pathlib import Path
 
 import train
 from checkpoint import load_model
-from cli import DATA_DIR, HERE, RESULTS_DIR, Parser, UserError, choose_device, run, whole_number
+from cli import DATA_DIR, HERE, RESULTS_DIR, Parser, UserError, choose_device, number_from_zero, run, whole_number
 from dataset import AdditionDataset
 from exhaustive import check_all_pairs
 from files import read_json, write_json
 from training import TrainingConfig
 
 
-def measure_seed(seed, output_dir):
+def measure_seed(seed, focus, output_dir):
     """Train with one seed in `output_dir`, resuming what an interrupted run left there; returns the seed's record."""
     resume = ["--resume"] if (output_dir / "resume.pth").exists() else []
-    train.main(["--seed", str(seed), "--output-dir", str(output_dir), *resume])
+    train.main(["--seed", str(seed), "--focus", str(focus), "--output-dir", str(output_dir), *resume])
     log = read_json(output_dir / "training_log.json", "run python seeds.py again")
     model, about = load_model(output_dir / "best_model.pth", choose_device())
     exhaustive = check_all_pairs(model, about["num_digits"], AdditionDataset(DATA_DIR / "train.json").inputs)
@@ -33,16 +34,19 @@ def measure_seed(seed, output_dir):
 def main(arguments=None):
     parser = Parser(description=__doc__)
     parser.add_argument("--seeds", type=whole_number(0), nargs="+", default=[0, 1, 2, 3, 4], help="seeds to train with")
-    parser.add_argument("--output", type=Path, default=RESULTS_DIR / "seeds.json", help="file of the records")
+    parser.add_argument("--focus", type=number_from_zero, default=TrainingConfig.focus, help="exponent of the focal loss; 0 is plain cross-entropy")
+    parser.add_argument("--output", type=Path, default=None, help="file of the records (default: in results/)")
     args = parser.parse_args(arguments)
+    control = "" if args.focus == TrainingConfig.focus else f"focus_{args.focus:g}"
+    args.output = args.output or RESULTS_DIR / (f"seeds_{control}.json" if control else "seeds.json")
     records = read_json(args.output, "run python seeds.py again") if args.output.exists() else []
     for record in records:
-        if record["training"] != asdict(TrainingConfig(seed=record["seed"])):
-            raise UserError(f"{args.output} holds runs at other settings than the present defaults: move it and runs/ away")
+        if record["training"] != asdict(TrainingConfig(seed=record["seed"], focus=args.focus)):
+            raise UserError(f"{args.output} holds runs at other settings than the present ones: move it and runs/ away")
     for seed in args.seeds:
         if all(record["seed"] != seed for record in records):
             print(f"seed {seed}", flush=True)
-            records.append(measure_seed(seed, HERE / "runs" / f"seed_{seed}"))
+            records.append(measure_seed(seed, args.focus, HERE / "runs" / control / f"seed_{seed}"))
             write_json(args.output, sorted(records, key=lambda record: record["seed"]))
     for record in records:
         print(f"seed {record['seed']}: {record['errors']:,} errors in {record['pairs']:,} pairs, {record['seconds']:.0f} s")

@@ -10,7 +10,7 @@ import numpy
 import torch
 
 from checkpoint import load_model
-from cli import DATA_DIR, RESULTS_DIR, Parser, UserError, choose_device, positive_number, run, share, whole_number
+from cli import DATA_DIR, RESULTS_DIR, Parser, UserError, choose_device, number_from_zero, positive_number, run, share, whole_number
 from dataset import SPLITS, create_dataloaders, get_vocab_size
 from evaluation import evaluate
 from files import save_figure, sha256, write_json
@@ -41,6 +41,7 @@ def make_parser():
     parser.add_argument("--num-layers", type=whole_number(1), default=2, help="encoder layers, and as many decoder layers")
     parser.add_argument("--d-ff", type=whole_number(1), default=512, help="inner width of the feed-forward layers")
     parser.add_argument("--dropout", type=share, default=0.0, help="dropout probability")
+    parser.add_argument("--focus", type=number_from_zero, default=default.focus, help="exponent of the focal loss; 0 is plain cross-entropy")
     parser.add_argument("--seed", type=whole_number(0), default=default.seed, help="seed of initialisation, order and dropout")
     parser.add_argument("--device", default=None, help="cpu, cuda or mps; by default the best one present")
     parser.add_argument("--resume", action="store_true", help="continue an interrupted run (same options) to the same bits")
@@ -52,7 +53,7 @@ def main(arguments=None):
     args = make_parser().parse_args(arguments)
     device = choose_device(args.device)
     ensure_data(args.data_dir)
-    config = TrainingConfig(epochs=args.epochs, batch_size=args.batch_size, lr=args.lr, seed=args.seed)
+    config = TrainingConfig(epochs=args.epochs, batch_size=args.batch_size, lr=args.lr, seed=args.seed, focus=args.focus)
     train_loader, *_ = create_dataloaders(args.data_dir, args.batch_size)
     _, val_loader, test_loader = create_dataloaders(args.data_dir, EVALUATION_BATCH)
 

@@ -1,0 +1,160 @@
+"""What the model loses without a head: ablation, gradient importance, rankings, and heads that stand in for each other.
+
+Shapes in comments: N problems, H heads, T digits of the sum, D width of one head.
+"""
+
+from itertools import combinations
+
+import torch
+
+from carries import carry_pattern, cascade_length
+from cli import Progress
+from dataset import shift_right
+from evaluation import wilson_interval
+from examination import Bootstrap, summary
+from heads import all_heads, attention_blocks, intervening
+
+METHODS = ("zero", "mean", "resample")
+
+
+def replacements(examination, seed=0):
+    """What takes a head's output in each method of ablation: `{method: {block: [N or 1, H, T, D]}, or None for zeros}`.
+
+    zero: nothing. mean: the mean over the problems, at each position. resample: the output in another problem of the set,
+    drawn at random (a derangement by rotation of a random order, so that none keeps its own).
+    """
+    n = len(examination.source)
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    other = torch.empty_like(order)
+    other[order] = order.roll(1)
+    return {"zero": None, "mean": {block: value.mean(dim=0, keepdim=True) for block, value in examination.outputs.items()},
+            "resample": {block: value[other] for block, value in examination.outputs.items()}}
+
+
+def baseline(examination):
+    """The undisturbed model on the same problems."""
+    clean = examination.clean
+    matches = int(clean.matches.sum())
+    return {"n": len(clean.matches), "exact_match": matches / len(clean.matches),
+            "exact_match_interval": wilson_interval(matches, len(clean.matches)),
+            "token_accuracy": clean.right.float().mean().item(), "margin": clean.margin.mean().item()}
+
+
+def measure_ablation(examination, num_digits, about):
+    """Ablate each head by each method.
+
+    Returns:
+        A list of records: `about`, `head`, `method`, `exact_match` (free-running), and the paired changes against the undisturbed
+        model with bootstrap 95% intervals: `exact_match_change`, `token_accuracy_change`, `margin_change` (logits, teacher forcing);
+        `exact_match_change` again `by_carry_pattern` and `by_cascade_length`, and the change of each digit's accuracy,
+        `by_output_digit`, most significant first.
+    """
+    a, b = numbers(examination.source.cpu(), num_digits)
+    pattern, cascade = carry_pattern(a, b, num_digits), cascade_length(a, b, num_digits)
+    bootstrap, clean = Bootstrap(len(a)), examination.clean
+    heads = all_heads(examination.model)
+    progress = Progress("ablations", len(heads) * len(METHODS))
+    records = []
+    for method, outputs in replacements(examination).items():
+        for site in heads:
+            answers = examination.answer([site], outputs)
+            match = (answers.matches.float() - clean.matches.float()).cpu()
+            digits = (answers.right.float() - clean.right.float()).cpu()
+            records.append({
+                **about, "head": site.name(), "method": method, "n": len(a), "exact_match": answers.matches.float().mean().item(),
+                "exact_match_change": summary(bootstrap, match), "token_accuracy_change": summary(bootstrap, digits.mean(dim=1)),
+                "margin_change": summary(bootstrap, (answers.margin - clean.margin).mean(dim=1).cpu()),
+                "by_carry_pattern": {f"{key:0{num_digits}b}": {"n": int((pattern == key).sum()), **summary(bootstrap, match, pattern == key)}
+                                     for key in pattern.unique().tolist()},
+                "by_cascade_length": {str(key): {"n": int((cascade == key).sum()), **summary(bootstrap, match, cascade == key)}
+                                      for key in cascade.unique().tolist()},
+                "by_output_digit": [summary(bootstrap, digit) for digit in digits.unbind(dim=1)]})
+            progress.update(len(records))
+    return records
+
+
+def numbers(source, num_digits):
+    """The two numbers `a [N]`, `b [N]` of the problems `source [N, S]`."""
+    powers = 10 ** torch.arange(num_digits - 1, -1, -1)
+    return (source[:, :num_digits] * powers).sum(dim=1), (source[:, num_digits + 1:] * powers).sum(dim=1)
+
+
+def gradient_importance(examination):
+    """E |dL / dg| of a gate g = 1 on each head's output (Michel et al. 2019, arXiv:1905.10650, equation 2): `{head: importance}`.
+
+    The gradient is taken problem by problem, and L is the cross-entropy of the whole answer, with teacher forcing.
+    """
+    model, total = examination.model, {}
+    for rows in examination.rows().split(examination.batch_size):
+        gates = {block: torch.ones(len(rows), attention.num_heads, 1, 1, device=rows.device, requires_grad=True)
+                 for block, attention in attention_blocks(model).items()}
+
+        def gate(block):
+            return lambda output, weights: output * gates[block]
+
+        source, target = examination.source[rows], examination.target[rows]
+        with intervening(model, {block: gate(block) for block in gates}), torch.enable_grad():
+            log_probability = model(source, shift_right(target)).log_softmax(dim=-1)
+            loss = -log_probability.gather(-1, target.unsqueeze(-1)).sum()
+        for block, gradient in zip(gates, torch.autograd.grad(loss, list(gates.values()))):
+            total[block] = total.get(block, 0) + gradient.abs().sum(dim=(0, 2, 3))
+    n = len(examination.source)
+    return {site.name(): (total[site.block][site.head] / n).item() for site in all_heads(model)}
+
+
+def rank(values):
+    """Ranks of `values [K]` from 0, ties sharing the mean of theirs: `[K]`."""
+    values = torch.as_tensor(values, dtype=torch.float64)
+    _, inverse, counts = values.unique(return_inverse=True, return_counts=True)
+    return (counts.cumsum(0) - (counts.double() + 1) / 2)[inverse]
+
+
+def rank_correlation(first, second):
+    """Spearman's rank correlation of two lists of values; None if all of one are equal."""
+    ranks = torch.stack([rank(first), rank(second)])
+    return torch.corrcoef(ranks)[0, 1].item() if (ranks.std(dim=1) > 0).all() else None
+
+
+def rankings(ablations, gradients):
+    """Heads ranked by each measure of importance, and how far the rankings agree.
+
+    Args:
+        ablations: the records of `measure_ablation` on one set.
+        gradients: `gradient_importance`.
+
+    Returns:
+        A dict: `importance`, `{measure: {head: value}}`, higher is more important (loss of exact match and of margin by each method
+        of ablation, and the gradient); `ranking`, `{measure: [heads, the most important first]}`; `rank_correlation`,
+        `{measure: {measure: Spearman's}}`.
+    """
+    importance = {f"{what}, {method}": {record["head"]: -record[f"{key}_change"]["mean"] for record in ablations
+                                        if record["method"] == method}
+                  for what, key in (("exact match", "exact_match"), ("margin", "margin")) for method in METHODS}
+    importance["gradient"] = gradients
+    return {"importance": importance,
+            "ranking": {measure: sorted(values, key=values.get, reverse=True) for measure, values in importance.items()},
+            "rank_correlation": {one: {other: rank_correlation(list(importance[one].values()), list(importance[other].values()))
+                                       for other in importance} for one in importance}}
+
+
+def measure_pairs(examination):
+    """Ablate every two heads at once (zero), against ablating each alone: heads that stand in for each other show here.
+
+    Returns:
+        A list of records: the `heads`, and with a bootstrap 95% interval the `excess`, the exact match that the two together cost beyond
+        the sum of what each costs alone, paired problem by problem; the largest first.
+    """
+    clean = examination.clean.matches.float()
+    heads = all_heads(examination.model)
+    alone = {site: clean - examination.matches([site]).float() for site in heads}
+    bootstrap = Bootstrap(len(clean))
+    pairs = list(combinations(heads, 2))
+    progress = Progress("pairs of heads", len(pairs))
+    records = []
+    for one, other in pairs:
+        together = clean - examination.matches([one, other]).float()
+        records.append({"heads": [one.name(), other.name()], "n": len(clean), "joint_loss": together.mean().item(),
+                        "single_losses": [alone[one].mean().item(), alone[other].mean().item()],
+                        "excess": summary(bootstrap, (together - alone[one] - alone[other]).cpu())})
+        progress.update(len(records))
+    return sorted(records, key=lambda record: -record["excess"]["mean"])

@@ -1,0 +1,196 @@
+"""Show where the attention heads look, measure what each is worth, and trace how they carry the carry.
+
+Writes pictures to results/attention_patterns/ and records with figures to results/head_analysis/.
+"""
+
+import time
+from pathlib import Path
+
+import torch
+
+from carries import carry_pattern, cascade_length
+from checkpoint import load_model
+from cli import DATA_DIR, HERE, RESULTS_DIR, Parser, UserError, choose_device, run, whole_number
+from dataset import AdditionDataset, encode_problems
+from ablation import measure_pairs, numbers
+from examination import Examination, stratify
+from files import read_json, save_figure, sha256, write_json
+from generate_data import ensure_data
+from head_plots import (plot_breakdown, plot_case, plot_head, plot_importance, plot_overview, plot_pruning, plot_rank_correlation,
+                        plot_route, plot_sites)
+from head_study import check_pruned, choose_problems, study_ablation, study_carry, study_pruning
+from heads import KINDS, Site, kind_of
+from inference import parse_problem
+from patterns import attention_weights, axis_labels, measure_patterns, source_labels, target_labels
+from pruning import measure_subsets
+
+MOST_CASES = 16
+
+
+def make_parser():
+    parser = Parser(description=__doc__)
+    parser.add_argument("--problem", default=None, help="draw all heads on this problem alone, such as 374+814")
+    parser.add_argument("--seeds", type=whole_number(0), nargs="+", default=None,
+                        help="repeat the study on the models of these training seeds, which python seeds.py leaves in runs/, and compare them")
+    parser.add_argument("--model-path", type=Path, default=None, help="the trained model (default: best_model.pth in --results-dir)")
+    parser.add_argument("--data-dir", type=Path, default=DATA_DIR, help="folder of the problems; made if empty")
+    parser.add_argument("--results-dir", type=Path, default=RESULTS_DIR, help="folder of the trained model")
+    parser.add_argument("--output-dir", type=Path, default=None, help="folder for pictures and records (default: --results-dir)")
+    parser.add_argument("--batch-size", type=whole_number(1), default=512, help="problems in one pass")
+    parser.add_argument("--num-samples", type=whole_number(1), default=None, help="test problems to use (default: all)")
+    parser.add_argument("--device", default=None, help="cpu, cuda or mps; by default the best one present")
+    return parser
+
+
+def describe(a, b, num_digits):
+    """What a problem asks of an adder, in words."""
+    a, b = torch.tensor([a]), torch.tensor([b])
+    pattern, cascade = int(carry_pattern(a, b, num_digits)), int(cascade_length(a, b, num_digits))
+    carrying = [f"a{10 ** k}" for k in range(num_digits) if pattern >> k & 1]
+    text = "no carry" if not carrying else f"carry out of the column{'s' if len(carrying) > 1 else ''} of {', '.join(reversed(carrying))}"
+    return text + (f", handed on through {cascade} sum{'s' if cascade > 1 else ''} of 9" if cascade else "")
+
+
+def make_case(model, a, b, num_digits):
+    """The record of one problem for `plot_case`: what the model answers, and every head's attention with the real digits as labels."""
+    source, target = encode_problems(torch.tensor([a]), torch.tensor([b]), num_digits)
+    device = next(model.parameters()).device
+    answer = model.generate(source.to(device), num_digits + 1).cpu()
+    digits = [str(token) if token < 10 else "?" for token in answer[0].tolist()]
+    tokens = [*str(a), "+", *str(b)]
+    labels = {"encoder.self": (tokens, tokens), "decoder.self": (digits, ["^", *digits[:-1]]), "decoder.cross": (digits, tokens)}
+    maps = [{"head": Site(block, head).name(), "weights": weights[0, head].tolist(), "queries": labels[kind_of(Site(block))][0],
+             "keys": labels[kind_of(Site(block))][1]}
+            for block, weights in attention_weights(model, source, answer).items() for head in range(weights.size(1))]
+    shown = "".join(digits)
+    return {"problem": f"{a} + {b}", "answer": shown + ("" if answer.equal(target) else f", wrong: {a + b}"),
+            "why": describe(a, b, num_digits), "maps": maps}
+
+
+def draw_cases(model, pairs, num_digits, folder):
+    """A picture for each pair of numbers."""
+    for a, b in pairs:
+        save_figure(folder / f"case_{a}_{b}.png", plot_case(make_case(model, a, b, num_digits)))
+
+
+def draw_patterns(model, test_set, num_digits, batch_size, folder):
+    """The maps of all heads and of chosen test problems; returns the records of `measure_patterns`."""
+    records = measure_patterns(attention_weights(model, *test_set, batch_size), num_digits)
+    for record in records:
+        save_figure(folder / f"{record['head']}.png", plot_head(record))
+    for kind in KINDS:
+        save_figure(folder / f"overview_{kind}.png", plot_overview([record for record in records if record["kind"] == kind]))
+    a, b = numbers(test_set[0], num_digits)
+    chosen = stratify(a, b, num_digits, 1)[:MOST_CASES]
+    pairs = list(zip(a[chosen].tolist(), b[chosen].tolist()))
+    draw_cases(model, pairs + ([(663, 497)] if num_digits == 3 else []), num_digits, folder)
+    return records
+
+
+def compare_seeds(seeds, args, device):
+    """The study on the models of several training seeds: `seeds.json` in head_analysis/, written as each seed ends."""
+    path = (args.output_dir or args.results_dir) / "head_analysis" / "seeds.json"
+    records = []
+    for seed in seeds:
+        model, about = load_model(HERE / "runs" / f"seed_{seed}" / "best_model.pth", device, remedy=f"python seeds.py --seeds {seed}")
+        sets = load_sets(args, about)
+        num_digits = about["num_digits"]
+        test, stratified = (Examination(model, *problems, args.batch_size) for problems in (sets.test, sets.stratified))
+        ablation, importance = study_ablation(test, stratified, num_digits)
+        pruning = study_pruning(test, stratified, importance)
+        carry = study_carry(model, sets, num_digits, args.batch_size)
+        records.append({"seed": seed, "baseline": ablation["baseline"], "verdicts": ablation["verdicts"],
+                        "prunable_alone": ablation["prunable_alone"], "rank_correlation": importance["rank_correlation"],
+                        "orders": [{key: value for key, value in record.items()} for record in pruning["orders"]], "sets": carry["sets"]})
+        write_json(path, records)
+        print(f"seed {seed}: {count(ablation['verdicts'])}; greedy removal of {pruning['orders'][0]['prunable_1_point']} heads costs "
+              "less than a point", flush=True)
+
+
+def count(verdicts):
+    """`5 critical, 9 redundant, 10 depends on the method`."""
+    return ", ".join(f"{sum(value == name for value in verdicts.values())} {name}" for name in ("critical", "redundant", "depends on the method"))
+
+
+def load_sets(args, about):
+    """The problems to study on.
+
+    Raises:
+        UserError: if the data are not those that the model was trained on.
+    """
+    ensure_data(args.data_dir, about["num_digits"])
+    train, test = (AdditionDataset(args.data_dir / f"{split}.json") for split in ("train", "test"))
+    if sha256(args.data_dir / "train.json") != about["train_sha256"]:
+        raise UserError(f"{args.data_dir} does not hold the training problems of the model, without which seen and unseen problems cannot "
+                        "be told apart: name the folder that does with --data-dir")
+    return choose_problems(train, test, about["num_digits"], args.num_samples)
+
+
+def main(arguments=None):
+    args = make_parser().parse_args(arguments)
+    device = choose_device(args.device)
+    if args.seeds:
+        return compare_seeds(args.seeds, args, device)
+    model, about = load_model(args.model_path or args.results_dir / "best_model.pth", device)
+    num_digits = about["num_digits"]
+    output_dir = args.output_dir or args.results_dir
+    pictures, folder = output_dir / "attention_patterns", output_dir / "head_analysis"
+    if args.problem:
+        try:
+            pair = parse_problem(args.problem, num_digits)
+        except ValueError as error:
+            raise UserError(error) from None
+        draw_cases(model, [pair], num_digits, pictures)
+        print(f"drawn in {pictures / f'case_{pair[0]}_{pair[1]}.png'}")
+        return
+
+    start = time.perf_counter()
+
+    def done(what):
+        print(f"{time.perf_counter() - start:4.0f} s  {what}", flush=True)
+
+    sets = load_sets(args, about)
+    patterns = draw_patterns(model, sets.test, num_digits, args.batch_size, pictures)
+    write_json(folder / "patterns.json", patterns)
+    done(f"attention maps in {pictures}")
+
+    test, stratified = (Examination(model, *problems, args.batch_size) for problems in (sets.test, sets.stratified))
+    ablation, importance = study_ablation(test, stratified, num_digits)
+    write_json(folder / "ablation.json", ablation)
+    write_json(folder / "importance.json", importance)
+    on_test = [record for record in ablation["records"] if record["set"] == "test"]
+    on_stratified = [record for record in ablation["records"] if record["set"] == "stratified"]
+    save_figure(folder / "head_importance.png", plot_importance(on_test, importance["importance"]["gradient"], ablation["baseline"]["test"]))
+    save_figure(folder / "ablation_breakdown.png", plot_breakdown(on_stratified))
+    save_figure(folder / "rank_correlation.png", plot_rank_correlation(importance["rank_correlation"]))
+    done(f"ablation: {count(ablation['verdicts'])}")
+
+    pruning = study_pruning(test, stratified, importance)
+    pruning["subsets"] = measure_subsets(stratified, test)
+    write_json(folder / "pruning.json", pruning)
+    save_figure(folder / "pruning.png", plot_pruning(pruning["orders"], pruning["subsets"]))
+    done(f"pruning: greedy removal of {pruning['orders'][0]['prunable_1_point']} of {pruning['heads']} heads costs less than a point")
+
+    pairs = measure_pairs(stratified)
+    write_json(folder / "pairs.json", pairs)
+    done(f"pairs of heads: {sum(record['excess']['interval'][0] > 0 for record in pairs)} cost more together than apart")
+
+    carry = study_carry(model, sets, num_digits, args.batch_size)
+    write_json(folder / "carry.json", carry)
+    save_figure(folder / "carry_sites.png", plot_sites(
+        carry["sites"], ["carry", "same carry"], "Outputs of one site injected from another problem: exactly the digits that the other carry "
+        "implies (above), any change in the control (below)"))
+    save_figure(folder / "carry_route.png", plot_route(
+        [record for record in carry["sets"] if record["heads_only"] and record["searched_on"][0] == "carry"],
+        {record["head"]: record["mean_weights"] for record in patterns}, source_labels(num_digits), target_labels(num_digits)))
+    for record in carry["sets"]:
+        done(f"carry into column {record['column']}: {' '.join(record['sites'])}: "
+             + ", ".join(f"{name} {score['exact']:.0%}" for name, score in record["conditions"].items()))
+
+    pruning["pruned_model"] = check_pruned(model, pruning, num_digits, sets.training)
+    write_json(folder / "pruning.json", pruning)
+    done(f"the pruned model answers {pruning['pruned_model']['exact_match']:.2%} of all {pruning['pruned_model']['pairs']:,} pairs")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,110 @@
+"""The whole study of one model's heads: which problems, which measurements, and what they come to."""
+
+from dataclasses import dataclass
+
+import torch
+
+from ablation import METHODS, baseline, gradient_importance, measure_ablation, measure_pairs, rankings
+from dataset import encode_problems
+from examination import Examination, stratify, unseen_pairs
+from heads import ablated, all_heads, parse_head
+from exhaustive import check_all_pairs
+from interchange import CONDITIONS, SEARCHES, Interchange, find_smallest_set, measure_probes, measure_sites
+from pruning import MINIMAL, SMALL, greedy_order, measure_orders, measure_subsets, random_orders
+
+PER_STRATUM = 80
+PAIRS = 100
+PROBED = 4000
+RANDOM_ORDERS = 20
+
+
+@dataclass
+class Sets:
+    """Problems never seen in training.
+
+    test: source and target tokens of the test problems, on which removals are scored.
+    stratified: as many problems of every combination of carry pattern and cascade length, none of them a test problem, on which
+        heads are ranked: long cascades, rare among all problems, count here.
+    pool: all other numbers `(a, b)`, in random order, from which pairs for interchanges are drawn.
+    training: source tokens of the training problems.
+    """
+
+    test: tuple
+    stratified: tuple
+    pool: tuple
+    training: torch.Tensor
+
+
+def choose_problems(train, test, num_digits, num_samples=None, per_stratum=PER_STRATUM):
+    """The `Sets` for datasets of training and test problems; `num_samples` limits the test problems."""
+    a, b = unseen_pairs(num_digits, torch.cat([train.inputs, test.inputs]), seed=0)
+    chosen = stratify(a, b, num_digits, per_stratum)
+    rest = torch.ones(len(a), dtype=torch.bool)
+    rest[chosen] = False
+    return Sets((test.inputs[:num_samples], test.targets[:num_samples]), encode_problems(a[chosen], b[chosen], num_digits),
+                (a[rest], b[rest]), train.inputs)
+
+
+def verdicts(records):
+    """Each head as `critical` (5 points or more lost by every method of ablation), `redundant` (less than 1 by every method), or
+    `depends on the method`, from the records of `measure_ablation` on one set."""
+    losses = {}
+    for record in records:
+        losses.setdefault(record["head"], []).append(-record["exact_match_change"]["mean"])
+    return {head: "critical" if min(values) >= SMALL else "redundant" if max(values) < MINIMAL else "depends on the method"
+            for head, values in losses.items()}
+
+
+def prunable_alone(records):
+    """For each method, the share of heads that cost less than 1 and less than 5 points when they alone are ablated."""
+    shares = []
+    for method in METHODS:
+        losses = [-record["exact_match_change"]["mean"] for record in records if record["method"] == method]
+        shares.append({"method": method, "heads": len(losses), **{name: sum(loss < tolerance for loss in losses) / len(losses)
+                       for name, tolerance in (("share_1_point", MINIMAL), ("share_5_points", SMALL))}})
+    return shares
+
+
+def study_ablation(test, stratified, num_digits):
+    """Ablation of each head on both sets, gradient importance, rankings and verdicts: `(ablation record, importance record)`."""
+    ablation = {"baseline": {"test": baseline(test), "stratified": baseline(stratified)},
+                "records": measure_ablation(test, num_digits, {"set": "test"})
+                + measure_ablation(stratified, num_digits, {"set": "stratified"})}
+    on = {name: [record for record in ablation["records"] if record["set"] == name] for name in ("test", "stratified")}
+    ablation |= {"verdicts": verdicts(on["test"]), "prunable_alone": prunable_alone(on["test"])}
+    return ablation, rankings(on["stratified"], gradient_importance(stratified))
+
+
+def study_pruning(test, stratified, importance, random_draws=RANDOM_ORDERS):
+    """Removal of many heads at once, ordered on the stratified set and scored on the test set."""
+    def ascending(measure):
+        return [parse_head(head) for head in reversed(importance["ranking"][measure])]
+
+    orders = {"greedy": greedy_order(stratified), "ablation": ascending("exact match, zero"), "gradient": ascending("gradient"),
+              **random_orders(stratified.model, random_draws)}
+    return {"heads": len(all_heads(stratified.model)), "orders": measure_orders(test, orders)}
+
+
+def check_pruned(model, pruning, num_digits, training):
+    """Every pair of numbers, answered without the most heads that greedy removal took for less than 1 point of test accuracy."""
+    greedy = pruning["orders"][0]
+    removed = greedy["heads"][:greedy["prunable_1_point"]]
+    with ablated(model, removed):
+        record = check_all_pairs(model, num_digits, training)
+    del record["error_list"]
+    return {"removed": removed, "share_removed": len(removed) / pruning["heads"], **record}
+
+
+def study_carry(model, sets, num_digits, batch_size=512, count=PAIRS, probed=PROBED):
+    """Interchanges and probes for the carry into every column."""
+    record = {"conditions": CONDITIONS, "sites": [], "sets": []}
+    for column in range(1, num_digits + 1):
+        interchange = Interchange(model, sets.pool, sets.training, num_digits, column, count, batch_size)
+        sites = measure_sites(interchange)
+        record["sites"] += sites
+        for conditions in SEARCHES:
+            if conditions[0] in interchange.conditions:
+                record["sets"] += [find_smallest_set(interchange, sites, conditions, heads_only) for heads_only in (False, True)]
+    problems = [numbers[-probed:] for numbers in sets.pool]
+    record["probes"] = measure_probes(Examination(model, *encode_problems(*problems, num_digits), batch_size), num_digits)
+    return record

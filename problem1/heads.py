@@ -1,0 +1,159 @@
+"""The places inside the model that can be watched and changed, and what they are called.
+
+A head is called `encoder.0.self.2` or `decoder.1.cross.0`: stack, layer, kind of attention, number. The four heads of one
+attention are a block, `encoder.0.self`; a feed-forward network is a block with one output, `encoder.0.ffn`. The output of a
+block is `[N, H, T, D]`: N problems, H heads (1 for a feed-forward network), T positions, D width of one head. A site is
+one head at one position, or at all of them.
+"""
+
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+
+KINDS = ("encoder.self", "decoder.self", "decoder.cross")
+
+
+class Site(NamedTuple):
+    """Head number `head` of `block`, at one position, or at all (None)."""
+
+    block: str
+    head: int = 0
+    position: int | None = None
+
+    def name(self, labels=None):
+        """`encoder.0.self.2`, with the position's label if it has one: `encoder.0.self.2@a10`."""
+        where = self.block if self.block.endswith("ffn") else f"{self.block}.{self.head}"
+        return where if self.position is None else f"{where}@{labels[self.position]}"
+
+
+def all_blocks(model):
+    """The model's attentions and feed-forward networks, `{block: module}`, in the order in which they act."""
+    blocks = {}
+    for i, layer in enumerate(model.encoder_layers):
+        blocks |= {f"encoder.{i}.self": layer.self_attn, f"encoder.{i}.ffn": layer.feed_forward}
+    for i, layer in enumerate(model.decoder_layers):
+        blocks |= {f"decoder.{i}.self": layer.self_attn, f"decoder.{i}.cross": layer.cross_attn, f"decoder.{i}.ffn": layer.feed_forward}
+    return blocks
+
+
+def attention_blocks(model):
+    """The model's attentions alone, `{block: MultiHeadAttention}`."""
+    return {block: module for block, module in all_blocks(model).items() if not block.endswith("ffn")}
+
+
+def all_heads(model):
+    """A `Site` for each head, at all positions."""
+    return [Site(block, head) for block, attention in attention_blocks(model).items() for head in range(attention.num_heads)]
+
+
+def parse_head(name):
+    """The `Site` of a head's name.
+
+    Raises:
+        ValueError: if that is no such name.
+    """
+    block, _, head = name.rpartition(".")
+    if not block or not head.isdecimal():
+        raise ValueError(f"{name!r} is no head's name such as encoder.0.self.2")
+    return Site(block, int(head))
+
+
+def kind_of(site):
+    """`encoder.self`, `decoder.self`, `decoder.cross`, or for feed-forward networks `encoder.ffn`, `decoder.ffn`."""
+    stack, _, attention = site.block.split(".")
+    return f"{stack}.{attention}"
+
+
+@contextmanager
+def intervening(model, functions):
+    """Within the block of code, let functions see and replace the outputs of the model's blocks.
+
+    Args:
+        model: the model.
+        functions: `{block: function}`; called with the output `[N, H, T, D]` and the attention weights `[N, H, T, S]`
+            (None for a feed-forward network), and returns the output that takes its place. Inside another `intervening`,
+            the outer function is called first.
+
+    Raises:
+        ValueError: if the model has no such block.
+    """
+    modules = all_blocks(model)
+    unknown = functions.keys() - modules.keys()
+    if unknown:
+        raise ValueError(f"the model has no {min(unknown)}: choose from {', '.join(modules)}")
+    before = {block: modules[block].intervene for block in functions}
+    try:
+        for block, function in functions.items():
+            modules[block].intervene = _chain(before[block], function, is_attention=not block.endswith("ffn"))
+        yield
+    finally:
+        for block, function in before.items():
+            modules[block].intervene = function
+
+
+def _chain(first, then, is_attention):
+    """What a module calls: the function set before, if any, then this one."""
+    def intervene(output, weights=None):
+        if first is not None:
+            output = first(output, weights) if is_attention else first(output)
+        return then(output, weights) if is_attention else then(output.unsqueeze(1), None).squeeze(1)
+    return intervene
+
+
+@contextmanager
+def ablated(model, heads, outputs=None):
+    """Within the block of code, the outputs of `heads` are zero, or those of `outputs`.
+
+    Args:
+        model: the model.
+        heads: names of heads (`encoder.0.self.2`), or `Site`s, which may be at one position and of feed-forward networks.
+        outputs: None for zeros, or what to put in: `{block: [N or 1, H, T, D]}`, as `recorded` gives it.
+
+    Raises:
+        ValueError: if the model has no such head.
+    """
+    sites = [parse_head(head) if isinstance(head, str) else head for head in heads]
+    blocks = {}
+    for site in sites:
+        blocks.setdefault(site.block, []).append(site)
+    modules = attention_blocks(model)
+    for site in sites:
+        if site.block in modules and site.head >= modules[site.block].num_heads:
+            raise ValueError(f"{site.block} has {modules[site.block].num_heads} heads, none is {site.head}")
+
+    def replace(block):
+        def function(output, weights):
+            output = output.clone()
+            for _, head, position in blocks[block]:
+                where = slice(None), head, slice(None) if position is None else position
+                output[where] = 0 if outputs is None else outputs[block][where]
+            return output
+        return function
+
+    with intervening(model, {block: replace(block) for block in blocks}):
+        yield
+
+
+def recorded(model):
+    """Within the block of code, keep the attention weights: yields `{block: [weights [N, H, T, S] of each call]}`."""
+    return _keeping(model, attention_blocks(model), lambda output, weights: weights)
+
+
+def recorded_outputs(model):
+    """Within the block of code, keep the outputs of every block: yields `{block: [output [N, H, T, D] of each call]}`."""
+    return _keeping(model, all_blocks(model), lambda output, weights: output)
+
+
+@contextmanager
+def _keeping(model, blocks, choose):
+    kept = {block: [] for block in blocks}
+
+    def keep(block):
+        def function(output, weights):
+            kept[block].append(choose(output, weights).detach())
+            return output
+        return function
+
+    with intervening(model, {block: keep(block) for block in blocks}):
+        yield kept

@@ -1,0 +1,119 @@
+"""How many heads can go at once: removal orders, and for each attention type every subset of its heads."""
+
+from itertools import combinations
+
+import torch
+
+from cli import Progress
+from examination import margins
+from heads import KINDS, all_heads, kind_of
+
+MINIMAL, SMALL = 0.01, 0.05
+LOWEST = 0.5
+
+
+def prunable(curve, tolerance):
+    """How many heads can be removed along a curve before more than `tolerance` of exact match is lost for the first time.
+
+    Args:
+        curve: exact match with 0, 1, 2, ... heads removed.
+        tolerance: 0.01 is one point.
+    """
+    count = 0
+    while count + 1 < len(curve) and curve[0] - curve[count + 1] < tolerance:
+        count += 1
+    return count
+
+
+def exact_match(examination, sites, outputs=None):
+    """Exact match, free-running, without the heads `sites`."""
+    return examination.matches(sites, outputs).float().mean().item()
+
+
+def greedy_order(examination):
+    """Heads in the order in which they are best removed: each time the one without which most answers stay right.
+
+    Among equals, the one that leaves the largest mean margin. Ends where fewer than half of the answers are right.
+
+    Returns:
+        A list of `Site`s.
+    """
+    removed, left = [], all_heads(examination.model)
+    progress = Progress("greedy removals", len(left))
+    while left:
+        def kept(site):
+            logits = examination.logits(examination.rows(), examination.target, [*removed, site])
+            right = (logits.argmax(dim=-1) == examination.target).all(dim=1)
+            return right.float().mean().item(), margins(logits, examination.target).mean().item()
+        score, best = max((kept(site), site) for site in left)
+        if score[0] < LOWEST:
+            break
+        removed.append(best)
+        left.remove(best)
+        progress.update(len(removed))
+    return removed
+
+
+def removal_curve(examination, order, outputs=None):
+    """Exact match with the first 0, 1, 2, ... heads of `order` removed, until fewer than half of the answers are right."""
+    curve = []
+    for count in range(len(order) + 1):
+        curve.append(exact_match(examination, order[:count], outputs))
+        if curve[-1] < LOWEST:
+            break
+    return curve
+
+
+def measure_orders(scored, orders):
+    """Removal curves, scored on a set that took no part in the ordering.
+
+    Args:
+        scored: the `Examination` of the set to score on.
+        orders: `{name of the order: [Site, ...]}`.
+
+    Returns:
+        A list of records: `order`, `heads` in the order of removal, `exact_match` (the curve), and how many heads can go with less than 1 and less
+        than 5 points lost: `prunable_1_point`, `prunable_5_points`.
+    """
+    progress = Progress("removal curves", len(orders))
+    records = []
+    for name, order in orders.items():
+        curve = removal_curve(scored, order)
+        records.append({"order": name, "n": len(scored.source), "heads": [site.name() for site in order], "exact_match": curve,
+                        "prunable_1_point": prunable(curve, MINIMAL), "prunable_5_points": prunable(curve, SMALL)})
+        progress.update(len(records))
+    return records
+
+
+def random_orders(model, count, seed=0):
+    """`{"random 1": [Site, ...], ...}`: the heads in random orders."""
+    heads = all_heads(model)
+    generator = torch.Generator().manual_seed(seed)
+    return {f"random {number + 1}": [heads[i] for i in torch.randperm(len(heads), generator=generator).tolist()] for number in range(count)}
+
+
+def measure_subsets(ranked, scored):
+    """For each attention type, all subsets of its heads, removed exactly: nothing is assumed about an order.
+
+    Args:
+        ranked: the `Examination` on which every subset is tried.
+        scored: the one on which the best subset of each size is scored.
+
+    Returns:
+        A list of records, one for each attention type and number of heads removed: `best`, `mean` and `worst` exact match over the subsets of that size,
+        the `best_heads`, and `best_scored`, their exact match on the other set.
+    """
+    heads = all_heads(ranked.model)
+    groups = {kind: [site for site in heads if kind_of(site) == kind] for kind in KINDS}
+    progress = Progress("subsets", sum(2 ** len(group) for group in groups.values()))
+    records, done = [], 0
+    for kind, group in groups.items():
+        for size in range(len(group) + 1):
+            tried = {subset: exact_match(ranked, subset) for subset in combinations(group, size)}
+            best = max(tried, key=tried.get)
+            records.append({"kind": kind, "removed": size, "of": len(group), "subsets": len(tried), "n": len(ranked.source),
+                            "best": tried[best], "mean": sum(tried.values()) / len(tried), "worst": min(tried.values()),
+                            "best_heads": [site.name() for site in best], "best_scored": exact_match(scored, best)})
+            done += len(tried)
+            progress.update(done)
+    return records
