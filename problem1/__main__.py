@@ -1,5 +1,6 @@
-"""The whole of problem 1: generate the data (unless data/ holds some), train, and evaluate. Run as `python problem1` from anywhere."""
+"""The whole of problem 1: generate the data (unless data/ holds some), train, analyze, infer. Run as `python problem1` from anywhere."""
 
+import analyze
 import inference
 import train
 from cli import Parser, run, whole_number
@@ -10,6 +11,7 @@ def main(arguments=None):
     parser.add_argument("--epochs", type=whole_number(1), default=None, help="fewer epochs than train.py's default, for a quick look")
     args = parser.parse_args(arguments)
     train.main([] if args.epochs is None else ["--epochs", str(args.epochs)])
+    analyze.main([])
     inference.main([])
 
 

@@ -17,7 +17,7 @@ from examination import Examination, stratify
 from files import read_json, save_figure, sha256, write_json
 from generate_data import ensure_data
 from head_plots import (plot_breakdown, plot_case, plot_head, plot_importance, plot_overview, plot_pruning, plot_rank_correlation,
-                        plot_route, plot_sites)
+                        plot_route, plot_seeds, plot_sites)
 from head_study import check_pruned, choose_problems, study_ablation, study_carry, study_pruning
 from heads import KINDS, Site, kind_of
 from inference import parse_problem
@@ -81,7 +81,7 @@ def draw_patterns(model, test_set, num_digits, batch_size, folder):
     for kind in KINDS:
         save_figure(folder / f"overview_{kind}.png", plot_overview([record for record in records if record["kind"] == kind]))
     a, b = numbers(test_set[0], num_digits)
-    chosen = stratify(a, b, num_digits, 1)[:MOST_CASES]
+    chosen = stratify(a, b, num_digits, MOST_CASES)
     pairs = list(zip(a[chosen].tolist(), b[chosen].tolist()))
     draw_cases(model, pairs + ([(663, 497)] if num_digits == 3 else []), num_digits, folder)
     return records
@@ -89,7 +89,7 @@ def draw_patterns(model, test_set, num_digits, batch_size, folder):
 
 def compare_seeds(seeds, args, device):
     """The study on the models of several training seeds: `seeds.json` in head_analysis/, written as each seed ends."""
-    path = (args.output_dir or args.results_dir) / "head_analysis" / "seeds.json"
+    folder = (args.output_dir or args.results_dir) / "head_analysis"
     records = []
     for seed in seeds:
         model, about = load_model(HERE / "runs" / f"seed_{seed}" / "best_model.pth", device, remedy=f"python seeds.py --seeds {seed}")
@@ -101,10 +101,11 @@ def compare_seeds(seeds, args, device):
         carry = study_carry(model, sets, num_digits, args.batch_size)
         records.append({"seed": seed, "baseline": ablation["baseline"], "verdicts": ablation["verdicts"],
                         "prunable_alone": ablation["prunable_alone"], "rank_correlation": importance["rank_correlation"],
-                        "orders": [{key: value for key, value in record.items()} for record in pruning["orders"]], "sets": carry["sets"]})
-        write_json(path, records)
+                        "orders": pruning["orders"], "sets": carry["sets"]})
+        write_json(folder / "seeds.json", records)
         print(f"seed {seed}: {count(ablation['verdicts'])}; greedy removal of {pruning['orders'][0]['prunable_1_point']} heads costs "
               "less than a point", flush=True)
+    save_figure(folder / "seeds.png", plot_seeds(records))
 
 
 def count(verdicts):
@@ -177,19 +178,21 @@ def main(arguments=None):
 
     carry = study_carry(model, sets, num_digits, args.batch_size)
     write_json(folder / "carry.json", carry)
-    save_figure(folder / "carry_sites.png", plot_sites(
-        carry["sites"], ["carry", "same carry"], "Outputs of one site injected from another problem: exactly the digits that the other carry "
-        "implies (above), any change in the control (below)"))
-    save_figure(folder / "carry_route.png", plot_route(
-        [record for record in carry["sets"] if record["heads_only"] and record["searched_on"][0] == "carry"],
-        {record["head"]: record["mean_weights"] for record in patterns}, source_labels(num_digits), target_labels(num_digits)))
+    if carry["sites"]:
+        save_figure(folder / "carry_sites.png", plot_sites(
+            carry["sites"], ["carry", "same carry"], "Outputs of one site injected from another problem: exactly the digits that the other carry "
+            "implies (above), any change in the control (below)"))
+        save_figure(folder / "carry_route.png", plot_route(
+            [record for record in carry["sets"] if record["heads_only"] and record["searched_on"][0] == "carry"],
+            {record["head"]: record["mean_weights"] for record in patterns}, source_labels(num_digits), target_labels(num_digits)))
     for record in carry["sets"]:
         done(f"carry into column {record['column']}: {' '.join(record['sites'])}: "
              + ", ".join(f"{name} {score['exact']:.0%}" for name, score in record["conditions"].items()))
 
     pruning["pruned_model"] = check_pruned(model, pruning, num_digits, sets.training)
     write_json(folder / "pruning.json", pruning)
-    done(f"the pruned model answers {pruning['pruned_model']['exact_match']:.2%} of all {pruning['pruned_model']['pairs']:,} pairs")
+    if pruning["pruned_model"]:
+        done(f"the pruned model answers {pruning['pruned_model']['exact_match']:.2%} of all {pruning['pruned_model']['pairs']:,} pairs")
 
 
 if __name__ == "__main__":

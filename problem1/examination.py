@@ -9,7 +9,7 @@ import torch
 
 from carries import carry_pattern, cascade_length
 from dataset import encode_problems, number_range, shift_right
-from exhaustive import MOST_PAIRS, all_pairs, pair_index
+from exhaustive import MOST_PAIRS, all_pairs, count_pairs, pair_index
 from heads import ablated, recorded_outputs
 
 BOOTSTRAP = 1000
@@ -147,8 +147,8 @@ def unseen_pairs(num_digits, excluded_sources, seed):
     """
     low, high = number_range(num_digits)
     generator = torch.Generator().manual_seed(seed)
-    if (high - low + 1) ** 2 <= MOST_PAIRS:
-        a, b = all_pairs(num_digits, 0, (high - low + 1) ** 2)
+    if count_pairs(num_digits) <= MOST_PAIRS:
+        a, b = all_pairs(num_digits, 0, count_pairs(num_digits))
         order = torch.randperm(len(a), generator=generator)
         a, b = a[order], b[order]
     else:
@@ -158,7 +158,11 @@ def unseen_pairs(num_digits, excluded_sources, seed):
     return a[unseen], b[unseen]
 
 
-def stratify(a, b, num_digits, per_stratum):
-    """Indices into `a [N]`, `b [N]`: the first `per_stratum` of every combination of carry pattern and cascade length."""
+def stratify(a, b, num_digits, total, seed=0):
+    """Indices of about `total` of the problems `a [N]`, `b [N]`, never more: equally many, the first ones, of every combination of
+    carry pattern and cascade length that is there; if there are more combinations than that, one of some."""
     strata = carry_pattern(a, b, num_digits) * (num_digits + 1) + cascade_length(a, b, num_digits)
-    return torch.cat([(strata == stratum).nonzero().flatten()[:per_stratum] for stratum in strata.unique().tolist()])
+    present = strata.unique()
+    per_stratum = max(1, total // len(present))
+    chosen = present[torch.randperm(len(present), generator=torch.Generator().manual_seed(seed))[:total]].sort().values
+    return torch.cat([(strata == stratum).nonzero().flatten()[:per_stratum] for stratum in chosen.tolist()])

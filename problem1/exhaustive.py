@@ -10,6 +10,12 @@ MOST_PAIRS = 10 ** 6
 LISTED_ERRORS = 1_000
 
 
+def count_pairs(num_digits):
+    """Number of pairs of numbers of `num_digits` digits."""
+    low, high = number_range(num_digits)
+    return (high - low + 1) ** 2
+
+
 def all_pairs(num_digits, start, end):
     """Pairs number `start` to `end - 1` of all pairs of numbers of `num_digits` digits, in order: two tensors."""
     low, high = number_range(num_digits)
@@ -48,8 +54,7 @@ def check_all_pairs(model, num_digits, training_sources, batch_size=512):
     Raises:
         UserError: if there are more pairs than can be gone through.
     """
-    low, high = number_range(num_digits)
-    pairs = (high - low + 1) ** 2
+    pairs = count_pairs(num_digits)
     if pairs > MOST_PAIRS:
         raise UserError(f"{pairs:.1e} pairs of {num_digits}-digit numbers are too many to try them all; three digits are the most")
     progress = Progress("pairs", pairs)

@@ -244,13 +244,45 @@ def plot_route(sets, mean_weights, source, target):
                             i for i, name in enumerate(levels) if name.startswith("encoder"))
                         axes.annotate("", (places[place], level), (places[labels[key]], below), zorder=3,
                                       arrowprops={"arrowstyle": "-|>", "color": BLUE, "linewidth": 3 * weight, "alpha": 0.8, "shrinkB": 6})
-        score = record["conditions"]["carry"]
-        control = record["conditions"]["same carry"]
-        axes.set_title(f"carry into s{10 ** record['column']}: {score['exact']:.0%} as implied (n = {score['n']}), control {control['exact']:.0%}", fontsize=10)
+        scores = [f"{text} {record['conditions'][condition]['exact']:.0%}" for condition, text in
+                  (("carry", "as implied"), ("same carry", "changed in the control")) if condition in record["conditions"]]
+        axes.set_title(f"carry into s{10 ** record['column']}: {', '.join(scores)}", fontsize=10)
         axes.set_xticks(list(places.values()), labels=list(places), rotation=45)
         axes.set_yticks(range(len(levels)), labels=levels)
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle("Sites that carry the carry (red, with the heads' numbers) and what their heads read (blue, width: mean attention)")
+    return figure
+
+
+def plot_seeds(records):
+    """Models of several training seeds: greedy removal curves, and what the smallest sets of heads carry in each column.
+
+    Args:
+        records: those of seeds.json of the head analysis.
+    """
+    figure = Figure(figsize=(13, 4.4), layout="constrained")
+    curves, bars = figure.subplots(1, 2, width_ratios=[1, 1.6])
+    for record, colour, marker in zip(records, (BLUE, ORANGE, GREEN, RED, GREY), "os^Dv"):
+        match = record["orders"][0]["exact_match"]
+        curves.plot(range(len(match)), match, color=colour, marker=marker, markersize=4, label=f"seed {record['seed']}")
+    curves.set(xlabel="heads removed (output zero)", ylabel="exact match on test problems", ylim=(0.4, 1.02), title="Greedy removal")
+    curves.axhline(0.99, color=GREY, linewidth=0.6, linestyle=":")
+    curves.legend(fontsize=8, loc="lower left")
+    sets = [(record["seed"], found) for record in records for found in record["sets"]
+            if found["heads_only"] and found["searched_on"][0] == "carry"]
+    sets.sort(key=lambda item: (item[1]["column"], item[0]))
+    for number, (condition, colour) in enumerate({"carry": BLUE, "other digits": GREEN, "same carry": RED}.items()):
+        scores = [found["conditions"].get(condition) for _, found in sets]
+        place = [i + (number - 1) * 0.27 for i, score in enumerate(scores) if score]
+        exact = np.array([score["exact"] for score in scores if score])
+        low, high = np.array([score["interval"] for score in scores if score]).T
+        bars.bar(place, exact, width=0.27, color=colour, label="same carry (control): answer changed" if condition == "same carry"
+                 else f"{condition}: answer as implied", yerr=[np.maximum(exact - low, 0), np.maximum(high - exact, 0)], error_kw={"linewidth": 0.8})
+    bars.set_xticks(range(len(sets)), labels=[f"s{10 ** found['column']}\nseed {seed}\n{len(found['sites'])} sites" for seed, found in sets], fontsize=7)
+    bars.set(ylim=(0, 1.02), ylabel="share of pairs", title="Carry injected through the smallest set of heads")
+    bars.legend(fontsize=8, loc="center right")
+    for axes in (curves, bars):
+        axes.grid(axis="y", alpha=0.3)
     return figure
 
 

@@ -8,11 +8,11 @@ from ablation import METHODS, baseline, gradient_importance, measure_ablation, m
 from dataset import encode_problems
 from examination import Examination, stratify, unseen_pairs
 from heads import ablated, all_heads, parse_head
-from exhaustive import check_all_pairs
+from exhaustive import MOST_PAIRS, check_all_pairs, count_pairs
 from interchange import CONDITIONS, SEARCHES, Interchange, find_smallest_set, measure_probes, measure_sites
 from pruning import MINIMAL, SMALL, greedy_order, measure_orders, measure_subsets, random_orders
 
-PER_STRATUM = 80
+STRATIFIED = 960
 PAIRS = 100
 PROBED = 4000
 RANDOM_ORDERS = 20
@@ -35,10 +35,10 @@ class Sets:
     training: torch.Tensor
 
 
-def choose_problems(train, test, num_digits, num_samples=None, per_stratum=PER_STRATUM):
+def choose_problems(train, test, num_digits, num_samples=None):
     """The `Sets` for datasets of training and test problems; `num_samples` limits the test problems."""
     a, b = unseen_pairs(num_digits, torch.cat([train.inputs, test.inputs]), seed=0)
-    chosen = stratify(a, b, num_digits, per_stratum)
+    chosen = stratify(a, b, num_digits, STRATIFIED)
     rest = torch.ones(len(a), dtype=torch.bool)
     rest[chosen] = False
     return Sets((test.inputs[:num_samples], test.targets[:num_samples]), encode_problems(a[chosen], b[chosen], num_digits),
@@ -86,7 +86,10 @@ def study_pruning(test, stratified, importance, random_draws=RANDOM_ORDERS):
 
 
 def check_pruned(model, pruning, num_digits, training):
-    """Every pair of numbers, answered without the most heads that greedy removal took for less than 1 point of test accuracy."""
+    """Every pair of numbers, answered without the most heads that greedy removal took for less than 1 point of test accuracy; None if
+    there are too many pairs to go through."""
+    if count_pairs(num_digits) > MOST_PAIRS:
+        return None
     greedy = pruning["orders"][0]
     removed = greedy["heads"][:greedy["prunable_1_point"]]
     with ablated(model, removed):
@@ -99,12 +102,17 @@ def study_carry(model, sets, num_digits, batch_size=512, count=PAIRS, probed=PRO
     """Interchanges and probes for the carry into every column."""
     record = {"conditions": CONDITIONS, "sites": [], "sets": []}
     for column in range(1, num_digits + 1):
-        interchange = Interchange(model, sets.pool, sets.training, num_digits, column, count, batch_size)
+        try:
+            interchange = Interchange(model, sets.pool, sets.training, num_digits, column, count, batch_size)
+        except ValueError:  # small numbers, nearly all of them seen in training
+            continue
         sites = measure_sites(interchange)
         record["sites"] += sites
         for conditions in SEARCHES:
             if conditions[0] in interchange.conditions:
                 record["sets"] += [find_smallest_set(interchange, sites, conditions, heads_only) for heads_only in (False, True)]
+    if not record["sites"]:
+        return record | {"probes": []}
     problems = [numbers[-probed:] for numbers in sets.pool]
     record["probes"] = measure_probes(Examination(model, *encode_problems(*problems, num_digits), batch_size), num_digits)
     return record

@@ -106,16 +106,23 @@ def draw_pairs(pool, seen, num_digits, column, condition, count, seed=0):
 
 
 class Interchange:
-    """Pairs for every condition in one column, and the model's runs on their two sides.
+    """Pairs for every condition in one column that two unseen problems make, and the model's runs on their two sides.
 
     `condition [N]` is the number of each pair's condition in `conditions`; `expected [N, T]` are the digits that the injected
     carry implies.
+
+    Raises:
+        ValueError: if there are no two pairs for the condition carry.
     """
 
     def __init__(self, model, pool, seen, num_digits, column, count, batch_size=512, seed=0):
-        self.column, self.num_digits, self.conditions = column, num_digits, conditions_of(column, num_digits)
-        drawn = [draw_pairs(pool, seen, num_digits, column, condition, count, seed + number)
-                 for number, condition in enumerate(self.conditions)]
+        self.column, self.num_digits = column, num_digits
+        drawn = {condition: draw_pairs(pool, seen, num_digits, column, condition, count, seed + number)
+                 for number, condition in enumerate(conditions_of(column, num_digits))}
+        self.conditions = [condition for condition, pairs in drawn.items() if len(pairs.gain) > 1]
+        if "carry" not in self.conditions:
+            raise ValueError(f"no two unseen problems differ in the carry into column {column} alone")
+        drawn = [drawn[condition] for condition in self.conditions]
         (a, b), (donor_a, donor_b) = ([torch.cat([getattr(pairs, side)[i] for pairs in drawn]) for i in range(2)] for side in ("base", "donor"))
         self.gain = torch.cat([pairs.gain for pairs in drawn])
         self.condition = torch.cat([torch.full((len(pairs.gain),), number) for number, pairs in enumerate(drawn)])
@@ -157,9 +164,9 @@ class Interchange:
         for condition in self.conditions:
             rows = self.of(condition, half=half)
             gain = self.gain[rows]
-            records[condition] = {"n": len(rows), "exact": share(exact[rows]), "interval": wilson_interval(int(exact[rows].sum()), max(len(rows), 1)),
+            records[condition] = {"n": len(rows), "exact": share(exact[rows]), "interval": wilson_interval(int(exact[rows].sum()), len(rows)),
                                   "carry_injected": share(exact[rows][gain]), "carry_removed": share(exact[rows][~gain]),
-                                  "digit": share(digit[rows]), "shift": shift[rows].mean().item() if len(rows) else None}
+                                  "digit": share(digit[rows]), "shift": shift[rows].mean().item()}
         return records
 
 
@@ -193,7 +200,7 @@ def measure_probes(examination, num_digits):
     records = []
     for site in all_sites(examination):
         x = examination.outputs[site.block][:, site.head, site.position].cpu().double()
-        x = torch.cat([(x - x[fitted].mean(dim=0)) / x[fitted].std(dim=0).clamp_min(1e-6), torch.ones(len(x), 1, dtype=x.dtype)], dim=1)
+        x = torch.cat([(x - x[fitted].mean(dim=0)) / x[fitted].std(dim=0, correction=0).clamp_min(1e-6), torch.ones(len(x), 1, dtype=x.dtype)], dim=1)
         gram = x[fitted].T @ x[fitted] + torch.eye(x.size(1), dtype=x.dtype)
         weights = torch.linalg.solve(gram, x[fitted].T @ (2 * carries[fitted].double() - 1))
         right = ((x[~fitted] @ weights > 0) == carries[~fitted].bool()).float().mean(dim=0)
@@ -233,7 +240,7 @@ def find_smallest_set(interchange, site_records, conditions, heads_only):
         on the first half after each addition.
     """
     conditions = [condition for condition in conditions if condition in interchange.conditions]
-    alone = [sum(record["conditions"][condition]["shift"] or 0 for condition in conditions) for record in site_records]
+    alone = [sum(record["conditions"][condition]["shift"] for condition in conditions) for record in site_records]
     sites = all_sites(interchange.base)
     order = sorted(range(len(sites)), key=lambda i: -alone[i])
     candidates = [sites[i] for i in order if not (heads_only and sites[i].block.endswith("ffn"))][:CANDIDATES]
@@ -242,7 +249,7 @@ def find_smallest_set(interchange, site_records, conditions, heads_only):
 
     def score(chosen):
         exact, _, shift = interchange.inject(chosen, rows)
-        shares = [share(exact[groups[condition]]) or 0.0 for condition in conditions]
+        shares = [share(exact[groups[condition]]) for condition in conditions]
         control = share(exact[groups["same carry"]]) or 0.0
         return sum(shares) / len(shares) - control, shift[~groups["same carry"]].mean().item(), min(shares)
 

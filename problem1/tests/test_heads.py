@@ -154,7 +154,8 @@ class Examine(unittest.TestCase):
 
     def test_strata_are_equally_large_and_cascades_not_rare(self):
         a, b = unseen_pairs(3, encode_problems(torch.tensor([100]), torch.tensor([100]), 3)[0], seed=0)
-        self.assertEqual(len(stratify(a, b, 3, 5)), 12 * 5)
+        self.assertEqual(len(stratify(a, b, 3, 60)), 12 * 5)
+        self.assertEqual(len(stratify(a, b, 3, 7)), 7)
 
     def test_bootstrap_intervals_hold_the_mean_and_shrink(self):
         values = torch.randn(400, generator=torch.Generator().manual_seed(0))

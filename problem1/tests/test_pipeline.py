@@ -17,7 +17,7 @@ class Pipeline(TemporaryFolder):
         self.assertNotRegex(done.stderr.lower(), "error|warn|traceback")
         return done.stdout
 
-    def test_generate_train_and_infer_from_another_folder(self):
+    def test_generate_train_analyze_and_infer_from_another_folder(self):
         problem = self.folder / "elsewhere" / "problem1"
         shutil.copytree(RESULTS.parent, problem, ignore=shutil.ignore_patterns("data", "results", "runs", "tests", "__pycache__"))
         self.run_script(problem / "generate_data.py", "--num-digits", 1, "--train-size", 41, "--val-size", 20, "--test-size", 20)
@@ -25,7 +25,7 @@ class Pipeline(TemporaryFolder):
         self.assertIn("epoch   1 of 1", output)
         self.assertIn("20 test problems", output)
         self.assertEqual(sorted(path.name for path in (problem / "results").iterdir()),
-                         ["best_model.pth", "training_curves.png", "training_log.json"])
+                         ["attention_patterns", "best_model.pth", "head_analysis", "training_curves.png", "training_log.json"])
         self.assertEqual(json.loads((problem / "results" / "training_log.json").read_text())["num_digits"], 1)
         self.assertRegex(self.run_script(problem / "inference.py", "3+4"), r"^3 \+ 4 = ")
         self.assertRegex(self.run_script(problem / "inference.py", "--stdin", input="3+4\n9+9\n"), r"^[0-9?]+\n[0-9?]+\n$")
