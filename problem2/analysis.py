@@ -11,6 +11,9 @@ from dataset import ExtrapolationDataset
 from evaluation import summarize
 from generate_data import GAP_LENGTH, GAP_SOURCES, NEGATIVES
 
+MAIN_KINDS = ("swap", "one_inversion")
+SAMPLED = 800
+
 
 def evaluation_groups(lengths):
     """The groups of test sets that share their sorted half: `{"set": ..., "length": ..., "gap_source": ...}` each.
@@ -23,42 +26,52 @@ def evaluation_groups(lengths):
 
 
 def load_group(data_dir, group, num_samples=None, kinds=tuple(NEGATIVES)):
-    """`{kind of negatives: (sequences [N, L], labels [N])}` of a group, half sorted; at most `num_samples` of each kind."""
+    """`{kind of negatives: (sequences [N, L], labels [N])}` of a group, half sorted; at most `num_samples` of each kind, or
+    if that is None all of the two kinds that the findings rest on and `SAMPLED` of the others."""
     sets = {}
     for kind in kinds:
         dataset = ExtrapolationDataset(data_dir, group["length"], kind=kind, gap_source=group["gap_source"])
-        keep = torch.cat([(dataset.labels == label).nonzero().flatten()[:num_samples and num_samples // 2] for label in (1, 0)])
+        count = num_samples or (None if kind in MAIN_KINDS else SAMPLED)
+        keep = torch.cat([(dataset.labels == label).nonzero().flatten()[:count and count // 2] for label in (1, 0)])
         sets[kind] = dataset.sequences[keep], dataset.labels[keep]
     return sets
 
 
 @torch.no_grad()
-def classify(model, sequences, tokens_at_once=8192):
+def classify(model, sequences, tokens_at_once=2048):
     """Logits `[N, 2]` of sequences `[N, L]` of one length, on the CPU."""
     device = next(model.parameters()).device
     batch_size = max(1, tokens_at_once // sequences.size(1))
     return torch.cat([model(part.to(device)).cpu() for part in sequences.split(batch_size)])
 
 
-def measure_group(model, sets, about):
-    """Accuracy with its interval, AUC and share called sorted for each kind of negatives: a list of records.
-
-    Sequences that several kinds share are classified once. `about` is put before the measures in each record.
-    """
+def classify_group(model, sets):
+    """Logits `[N, 2]` for each kind of negatives; sequences that several kinds share are classified once."""
     sequences, inverse = torch.cat([sequences for sequences, _ in sets.values()]).unique(dim=0, return_inverse=True)
     logits = classify(model, sequences)[inverse].split([len(labels) for _, labels in sets.values()])
-    return [{**about, "negatives": kind, **summarize(part, labels)} for (kind, (_, labels)), part in zip(sets.items(), logits)]
+    return dict(zip(sets, logits))
 
 
-def find_failures(model, sets, about, most=3):
+def measure_group(logits, sets, about):
+    """Accuracy with its interval, AUC and share called sorted for each kind of negatives: a list of records.
+
+    Args:
+        logits: `{kind: [N, 2]}`, as `classify_group` gives them.
+        sets: `{kind: (sequences [N, L], labels [N])}`.
+        about: what is put before the measures in each record.
+    """
+    return [{**about, "negatives": kind, **summarize(logits[kind], labels)} for kind, (_, labels) in sets.items()]
+
+
+def find_failures(logits, sets, about, most=3):
     """The sequences answered wrongly with the most confidence, `most` of each kind: a list of records.
 
-    A record has the `sequence`, whether it `is_sorted`, the `violations` (positions i with a value above the next) and
-    the `probability_sorted` that the model gave it.
+    Arguments as for `measure_group`. A record has the `sequence`, whether it `is_sorted`, the `violations` (positions i with a
+    value above the next) and the `probability_sorted` that the model gave it.
     """
     records = []
     for kind, (sequences, labels) in sets.items():
-        probability = classify(model, sequences).softmax(dim=1)[:, 1]
+        probability = logits[kind].softmax(dim=1)[:, 1]
         confidence = torch.where(labels == 1, 1 - probability, probability)  # in the wrong answer
         for index in confidence.argsort(descending=True)[:most].tolist():
             if confidence[index] > 0.5:
@@ -116,7 +129,7 @@ def measure_attention(model, sequences, trained_length, about):
     return records
 
 
-def accuracy_table(records, kinds=("swap", "one_inversion")):
+def accuracy_table(records, kinds=MAIN_KINDS):
     """Text: accuracy by length, a block for each kind of negatives and a line for each encoding."""
     lengths = sorted({record["length"] for record in records if record["set"] == "length"})
     lines = []

@@ -5,7 +5,7 @@ Writes extrapolation_results.json and its figures into results/extrapolation/, a
 
 from pathlib import Path
 
-from analysis import (accuracy_table, evaluation_groups, find_failures, load_group, measure_attention, measure_group,
+from analysis import (MAIN_KINDS, accuracy_table, classify_group, evaluation_groups, find_failures, load_group, measure_attention, measure_group,
                       measure_shift)
 from checkpoint import load_model
 from cli import DATA_DIR, RESULTS_DIR, Parser, Progress, choose_device, run, whole_number
@@ -13,6 +13,7 @@ from files import read_json, replacing, save_figure, write_json
 from generate_data import TEST_LENGTHS, ensure_data
 from plots import plot_attention, plot_encodings, plot_extrapolation, plot_position_embeddings
 from positional_encoding import ENCODINGS, visualize_positional_encoding
+from train import initial_model
 
 ROWS_SHOWN = 64
 ATTENTION_LENGTH = 256
@@ -27,7 +28,7 @@ def make_parser():
     parser.add_argument("--data-dir", type=Path, default=DATA_DIR, help="folder of the data; made if empty")
     parser.add_argument("--output-dir", type=Path, default=None, help="folder for the results (default: extrapolation/ in --results-dir)")
     parser.add_argument("--test-lengths", type=whole_number(2), nargs="+", default=list(TEST_LENGTHS), help="lengths to test")
-    parser.add_argument("--num-samples", type=whole_number(2), default=None, help="sequences of each test set (default: all)")
+    parser.add_argument("--num-samples", type=whole_number(2), default=None, help="sequences of each test set (default: all of swap and one inversion, 800 of the others)")
     parser.add_argument("--device", default=None, help="cpu, cuda or mps; by default the best one present")
     return parser
 
@@ -53,9 +54,10 @@ def main(arguments=None):
         sets = load_group(args.data_dir, group, args.num_samples)
         for encoding, model in models.items():
             about = {"encoding": encoding, "seed": logs[encoding]["training"]["seed"], **group}
-            accuracy += measure_group(model, sets, about)
+            logits = classify_group(model, sets)
+            accuracy += measure_group(logits, sets, about)
             if group["set"] == "length":
-                failures += find_failures(model, {kind: sets[kind] for kind in ("swap", "one_inversion")}, about)
+                failures += find_failures(logits, {kind: sets[kind] for kind in MAIN_KINDS}, about)
             done += group["length"]
             progress.update(done)
 
@@ -71,8 +73,11 @@ def main(arguments=None):
 
     trained_rows = trained_lengths[1]
     save_figure(output_dir / "extrapolation_curves.png", plot_extrapolation(accuracy, trained_lengths))
+
+    initial = initial_model(logs["learned"]["training"]["seed"], **logs["learned"]["model"]).eval()
+    initial = visualize_positional_encoding(initial.positions, ROWS_SHOWN, initial.config.d_model)
     tables = {encoding: visualize_positional_encoding(model.positions, ROWS_SHOWN, model.config.d_model) for encoding, model in models.items()}
-    save_figure(output_dir / "learned_position_embeddings.png", plot_position_embeddings(tables["learned"], trained_rows))
+    save_figure(output_dir / "learned_position_embeddings.png", plot_position_embeddings(tables["learned"], initial, trained_rows))
     save_figure(output_dir / "attention_by_position.png", plot_attention(attention))
     save_figure(output_dir / "encodings.png", plot_encodings(tables, trained_rows))
     if args.output_dir is None:  # the handout's tree has them here as well

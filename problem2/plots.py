@@ -76,11 +76,12 @@ def plot_extrapolation(records, trained_lengths):
     return figure
 
 
-def plot_position_embeddings(learned, trained_rows):
-    """The learned table as a heatmap, the norms of its rows, and the cosine similarity between rows.
+def plot_position_embeddings(learned, initial, trained_rows):
+    """The learned table as a heatmap, the norms of its rows and how far training moved them, and the cosine similarity between rows.
 
     Args:
         learned: the table, numpy `[rows, d_model]`.
+        initial: the table before training, likewise.
         trained_rows: how many of the first rows training sequences reached.
     """
     figure = Figure(figsize=(15, 4.6), layout="constrained")
@@ -91,11 +92,13 @@ def plot_position_embeddings(learned, trained_rows):
     heatmap.axhline(trained_rows - 0.5, color="black", linewidth=1.2, linestyle="--")
     heatmap.set(title=f"Learned rows (trained above the line: 0 to {trained_rows - 1})", xlabel="dimension", ylabel="position")
     length = np.linalg.norm(learned, axis=1)
-    norms.plot(np.arange(len(learned)), length, color=COLOURS["learned"], marker=".", markersize=4, linewidth=0.8)
+    norms.plot(np.arange(len(learned)), length, color=COLOURS["learned"], marker=".", markersize=4, linewidth=0.8, label="norm of the row")
+    norms.plot(np.arange(len(learned)), np.linalg.norm(learned - initial, axis=1), color=BLUE, marker="s", markersize=3, linewidth=0.8,
+               label="distance from its first value")
     norms.axvspan(-0.5, trained_rows - 0.5, color="#56B4E9", alpha=0.2, label="trained rows")
-    norms.set(title="Norm of each row", xlabel="position", ylabel="Euclidean norm", ylim=(0, None))
+    norms.set(title="What training did to each row", xlabel="position", ylabel="Euclidean norm", ylim=(-0.2, None))
     norms.grid(alpha=0.3)
-    norms.legend()
+    norms.legend(loc="center right")
     unit = learned / length[:, None]
     image = cosine.imshow(unit @ unit.T, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
     figure.colorbar(image, ax=cosine, label="cosine similarity")

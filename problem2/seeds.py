@@ -7,15 +7,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 import train
-from analysis import evaluation_groups, load_group, measure_group
+from analysis import MAIN_KINDS, classify_group, evaluation_groups, load_group, measure_group
 from checkpoint import load_model
 from cli import DATA_DIR, HERE, RESULTS_DIR, Parser, UserError, choose_device, run, whole_number
 from files import read_json, write_json
 from generate_data import TEST_LENGTHS
 from positional_encoding import ENCODINGS
 from training import TrainingConfig
-
-KINDS = ("swap", "one_inversion")
 
 
 def measure_seed(seed, output_dir):
@@ -25,8 +23,10 @@ def measure_seed(seed, output_dir):
     for encoding in ENCODINGS:
         log = read_json(output_dir / encoding / "training_log.json", "run python seeds.py again")
         model, _ = load_model(output_dir / encoding / "best_model.pth", choose_device())
-        accuracy = [record for group in evaluation_groups(TEST_LENGTHS)
-                    for record in measure_group(model, load_group(DATA_DIR, group, kinds=KINDS), group)]
+        accuracy = []
+        for group in evaluation_groups(TEST_LENGTHS):
+            sets = load_group(DATA_DIR, group, kinds=MAIN_KINDS)
+            accuracy += measure_group(classify_group(model, sets), sets, group)
         records.append({"seed": seed, "encoding": encoding, "test": log["test"], "accuracy": accuracy, "epochs": len(log["epochs"]),
                         "best_epoch": log["best_epoch"], "final_train_accuracy": log["epochs"][-1]["train"]["accuracy"],
                         "seconds": sum(epoch["seconds"] for epoch in log["epochs"]), "model": log["model"],

@@ -54,15 +54,20 @@ def make_parser():
     return parser
 
 
+def initial_model(seed, **arguments):
+    """The model that training with this seed starts from."""
+    torch.manual_seed(seed * 1_000_000)
+    return SortingClassifier(**arguments)
+
+
 def train(encoding, args, device, loaders, data_sha256):
     """Train one encoding into `output_dir/encoding`, and copy its results to where the handout's tree has them."""
     start = time.perf_counter()
     folder = args.output_dir / encoding
     config = TrainingConfig(epochs=args.epochs, batch_size=args.batch_size, lr=args.lr, seed=args.seed)
-    torch.manual_seed(config.seed * 1_000_000)
     try:
-        model = SortingClassifier(d_model=args.d_model, num_heads=args.num_heads, num_layers=args.num_layers, d_ff=args.d_ff,
-                                  dropout=args.dropout, encoding_type=encoding).to(device)
+        model = initial_model(config.seed, d_model=args.d_model, num_heads=args.num_heads, num_layers=args.num_layers, d_ff=args.d_ff,
+                              dropout=args.dropout, encoding_type=encoding).to(device)
     except (ValueError, RuntimeError) as error:  # sizes that do not go together, or that no memory holds
         raise UserError(f"a model of this size cannot be made: {str(error).splitlines()[0]}") from None
     log = {"model": asdict(model.config), "parameters": sum(parameter.numel() for parameter in model.parameters()),

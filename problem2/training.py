@@ -22,9 +22,9 @@ class TrainingConfig:
     row that no sequence reaches keeps its first value. `clip_norm` bounds the gradient's norm.
     """
 
-    epochs: int = 24
-    batch_size: int = 128
-    lr: float = 2e-3
+    epochs: int = 10
+    batch_size: int = 64
+    lr: float = 1e-3
     seed: int = 0
     warmup: float = 0.05
     weight_decay: float = 0.3

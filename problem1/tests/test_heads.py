@@ -198,6 +198,13 @@ class Plants(unittest.TestCase):
         self.assertGreater(min(importance[OWN.name()], importance[CARRY.name()]), 0)
         self.assertEqual(importance[UNUSED.name()], 0)
 
+    def test_gradient_importance_is_the_mean_of_each_problems_own(self):
+        model, (source, target) = small_model(), problems(6)
+        alone = [gradient_importance(Examination(model, source[i:i + 1], target[i:i + 1])) for i in range(6)]
+        for head, value in gradient_importance(Examination(model, source, target, batch_size=4)).items():
+            self.assertGreater(value, 0)
+            self.assertAlmostEqual(value, sum(one[head] for one in alone) / 6, places=4, msg=head)
+
     def test_pruning_takes_the_idle_heads_first_and_the_needed_ones_last(self):
         order = greedy_order(self.examination)
         self.assertEqual({*order[:3]}, {SECOND, UNUSED, Site("decoder.0.self")})
@@ -265,6 +272,28 @@ class Interchanges(unittest.TestCase):
         found = find_smallest_set(self.interchange, measure_sites(self.interchange), ("goes on through a 9",), heads_only=True)
         self.assertEqual({*found["sites"]}, {"decoder.0.cross.1@s10", "decoder.0.cross.1@s100"})
         self.assertEqual(found["conditions"]["goes on through a 9"]["exact"], 1)
+
+    def test_a_site_that_the_others_make_needless_is_taken_out_again(self):
+        helper, one, other = (Site("encoder.0.self", head, 0) for head in range(3))
+        records = [{"conditions": {"carry": {"shift": 1.0}}}] * 3
+
+        class Stub:
+            conditions, column, num_digits = ["carry"], 1, 2
+            base = SimpleNamespace(outputs={"encoder.0.self": torch.zeros(10, 3, 1, 1)})
+
+            def of(self, *names, half=None):
+                return torch.arange(10 if "carry" in names else 0)
+
+            def inject(self, sites, rows):
+                hits = 10 if {one, other} <= {*sites} else 6 + len(sites) if helper in sites else len(sites)
+                return torch.arange(10) < hits, None, torch.ones(10)
+
+            def scores(self, sites, half):
+                return {}
+
+        found = find_smallest_set(Stub(), records, ("carry",), heads_only=True)
+        self.assertEqual(len(found["search"]), 3)
+        self.assertEqual({*found["sites"]}, {site.name(source_labels(2)) for site in (one, other)})
 
     def test_the_probe_reads_the_carry_where_it_is(self):
         examination = Examination(Planted(), *encode_problems(*(part[:2000] for part in self.pool), 2))

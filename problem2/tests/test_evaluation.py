@@ -4,7 +4,7 @@ import unittest
 
 import torch
 
-from analysis import accuracy_table, classify, evaluation_groups, find_failures, load_group, measure_attention, measure_group, measure_shift
+from analysis import accuracy_table, classify, classify_group, evaluation_groups, find_failures, load_group, measure_attention, measure_group, measure_shift
 from dataset import create_dataloaders
 from evaluation import area_under_curve, evaluate, summarize, wilson_interval
 from generate_data import NEGATIVES
@@ -52,7 +52,7 @@ class Analysis(TemporaryFolder):
         for group in evaluation_groups([8, 64]):
             sets = load_group(data, group)
             for oracle, accuracy in [(Oracle(), 1), (Oracle(constant=0), 0.5)]:
-                records = measure_group(oracle, sets, {"encoding": "x", **group})
+                records = measure_group(classify_group(oracle, sets), sets, {"encoding": "x", **group})
                 self.assertEqual([record["negatives"] for record in records], list(NEGATIVES))
                 self.assertEqual({(record["n"], record["accuracy"], record["length"]) for record in records}, {(40, accuracy, group["length"])})
         self.assertEqual([len(labels) for _, labels in load_group(data, group, num_samples=10).values()], [10] * 5)
@@ -60,15 +60,16 @@ class Analysis(TemporaryFolder):
     def test_shared_sequences_are_classified_alike(self):
         torch.manual_seed(0)
         model, sets = create_model("learned", d_model=16, num_heads=2, num_layers=1, d_ff=16).eval(), load_group(self.data(), evaluation_groups([12])[0])
-        for record, (sequences, labels) in zip(measure_group(model, sets, {}), sets.values()):
+        for record, (sequences, labels) in zip(measure_group(classify_group(model, sets), sets, {}), sets.values()):
             expected = summarize(classify(model, sequences), labels)
             for key, value in expected.items():
                 torch.testing.assert_close(torch.tensor(record[key]), torch.tensor(value), rtol=1e-5, atol=1e-6, msg=key)
 
     def test_failures_are_the_wrong_answers(self):
         sets = load_group(self.data(), evaluation_groups([32])[0])
-        self.assertEqual(find_failures(Oracle(), sets, {}), [])
-        failures = find_failures(Oracle(constant=1), {"one_inversion": sets["one_inversion"]}, {"encoding": "x"}, most=2)
+        self.assertEqual(find_failures(classify_group(Oracle(), sets), sets, {}), [])
+        sets = {"one_inversion": sets["one_inversion"]}
+        failures = find_failures(classify_group(Oracle(constant=1), sets), sets, {"encoding": "x"}, most=2)
         self.assertEqual([(f["encoding"], f["is_sorted"], len(f["violations"]), len(f["sequence"])) for f in failures], [("x", 0, 1, 32)] * 2)
         i = failures[0]["violations"][0]
         self.assertGreater(failures[0]["sequence"][i], failures[0]["sequence"][i + 1])
