@@ -12,7 +12,7 @@ from checkpoint import load_model
 from cli import DATA_DIR, HERE, RESULTS_DIR, Parser, UserError, choose_device, run, whole_number
 from files import read_json, write_json
 from generate_data import TEST_LENGTHS
-from positional_encoding import ENCODINGS
+from positional_encoding import REQUIRED
 from training import TrainingConfig
 
 KINDS = ("swap", "one_inversion")
@@ -20,9 +20,9 @@ KINDS = ("swap", "one_inversion")
 
 def measure_seed(seed, output_dir):
     """Train the three encodings with one seed, resuming what an interrupted run left; returns a record for each."""
-    train.main(["--seed", str(seed), "--output-dir", str(output_dir), "--resume"])
     records = []
-    for encoding in ENCODINGS:
+    for encoding in REQUIRED:
+        train.main(["--encoding", encoding, "--seed", str(seed), "--output-dir", str(output_dir), "--resume"])
         log = read_json(output_dir / encoding / "training_log.json", "run python seeds.py again")
         model, _ = load_model(output_dir / encoding / "best_model.pth", choose_device())
         accuracy = [record for group in evaluation_groups(TEST_LENGTHS)
