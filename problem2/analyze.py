@@ -12,8 +12,9 @@ from cli import DATA_DIR, RESULTS_DIR, Parser, Progress, choose_device, run, who
 from files import read_json, replacing, save_figure, write_json
 from generate_data import TEST_LENGTHS, ensure_data
 from plots import plot_attention, plot_encodings, plot_extrapolation, plot_position_embeddings
-from positional_encoding import ENCODINGS, visualize_positional_encoding
+from positional_encoding import REQUIRED, visualize_positional_encoding
 from train import initial_model
+from variants import TRAINED_BY_DEFAULT
 
 ROWS_SHOWN = 64
 ATTENTION_LENGTH = 256
@@ -44,8 +45,8 @@ def main(arguments=None):
     device, results_dir = choose_device(args.device), args.results_dir
     output_dir = args.output_dir or results_dir / "extrapolation"
     ensure_data(args.data_dir)
-    models = {encoding: load_model(results_dir / encoding / "best_model.pth", device)[0] for encoding in ENCODINGS}
-    logs = {encoding: read_json(results_dir / encoding / "training_log.json", "train the model with python train.py") for encoding in ENCODINGS}
+    models = {name: load_model(results_dir / name / "best_model.pth", device)[0] for name in TRAINED_BY_DEFAULT}
+    logs = {name: read_json(results_dir / name / "training_log.json", "train the model with python train.py") for name in TRAINED_BY_DEFAULT}
 
     groups = evaluation_groups(args.test_lengths)
     progress = Progress("sequence values", sum(group["length"] for group in groups) * len(models))
@@ -64,8 +65,8 @@ def main(arguments=None):
     trained_lengths = logs["learned"]["training_lengths"]
     sequences, labels = load_group(args.data_dir, {"length": ATTENTION_LENGTH, "gap_source": None}, kinds=["swap"])["swap"]
     sequences = sequences[labels == 1][:ATTENTION_SEQUENCES]
-    attention = [record for encoding, model in models.items()
-                 for record in measure_attention(model, sequences, trained_lengths[1], {"encoding": encoding})]
+    attention = [record for encoding in REQUIRED
+                 for record in measure_attention(models[encoding], sequences, trained_lengths[1], {"encoding": encoding})]
     write_json(output_dir / "extrapolation_results.json", {
         "training_lengths": trained_lengths, "models": {encoding: log["model"] for encoding, log in logs.items()},
         "learned_rows_policy": LEARNED_POLICY, "accuracy": accuracy, "sinusoidal_shift": measure_shift(models["sinusoidal"].positions),
@@ -76,7 +77,8 @@ def main(arguments=None):
 
     initial = initial_model(logs["learned"]["training"]["seed"], **logs["learned"]["model"]).eval()
     initial = visualize_positional_encoding(initial.positions, ROWS_SHOWN, initial.config.d_model)
-    tables = {encoding: visualize_positional_encoding(model.positions, ROWS_SHOWN, model.config.d_model) for encoding, model in models.items()}
+    tables = {encoding: visualize_positional_encoding(models[encoding].positions, ROWS_SHOWN, models[encoding].config.d_model)
+              for encoding in REQUIRED}
     save_figure(output_dir / "learned_position_embeddings.png", plot_position_embeddings(tables["learned"], initial, trained_rows))
     save_figure(output_dir / "attention_by_position.png", plot_attention(attention))
     save_figure(output_dir / "encodings.png", plot_encodings(tables, trained_rows))

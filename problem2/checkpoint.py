@@ -52,6 +52,8 @@ def check(config, about, weights):
         raise ValueError("fewer weights than layers")
     if config.vocab_size != VOCAB_SIZE or not 0 <= config.dropout < 1:
         raise ValueError("the vocabulary or the dropout is no possible one")
+    if type(config.log_scaling) is not bool:
+        raise ValueError("the scaling of the scores is neither on nor off")
     if type(about["train_sha256"]) is not str:
         raise ValueError("the digest of the training data is no text")
     if not all(bool(torch.isfinite(value).all()) for value in weights.values()):

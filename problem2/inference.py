@@ -1,6 +1,7 @@
 """Tell sorted from unsorted sequences with the trained models.
 
-With no arguments: the three models on a few sequences, and the accuracy table of analyze.py.
+The recommended model answers, or the one that --encoding names. With no arguments: the recommended model and the three required
+ones on a few sequences, and the accuracy table of analyze.py.
 """
 
 import re
@@ -16,8 +17,8 @@ from cli import RESULTS_DIR, Parser, UserError, choose_device, run
 from dataset import LARGEST_VALUE
 from files import read_json
 from positional_encoding import ENCODINGS
+from variants import RECOMMENDED, TRAINED_BY_DEFAULT
 
-DEFAULT_ENCODING = "sinusoidal"
 LINES_AT_ONCE = 1024
 TOKENS_AT_ONCE = 8192
 MOST_VALUES = 2048
@@ -45,7 +46,7 @@ def parse_sequence(text, most):
 
 def most_values(model):
     """The longest sequence that a model takes: the rows of the learned positions, else what memory allows."""
-    return model.config.max_len if model.config.encoding_type == "learned" else MOST_VALUES
+    return model.config.max_len if ENCODINGS[model.config.encoding_type].bounded else MOST_VALUES
 
 
 @torch.no_grad()
@@ -124,7 +125,7 @@ def main(arguments=None):
     parser.add_argument("values", nargs="*", metavar="VALUE", help='a sequence: 3 15 27 41, or "3 15 27 41", or 3,15,27,41')
     parser.add_argument("--stdin", action="store_true", help="read a sequence a line (spaces or commas), and write 'sorted 0.993', "
                         "'unsorted 0.998' or 'error: ...' a line; exit status 1 after any error")
-    parser.add_argument("--encoding", choices=ENCODINGS, default=None, help="use this model alone (--stdin without it: sinusoidal)")
+    parser.add_argument("--encoding", choices=TRAINED_BY_DEFAULT, default=None, help=f"use this model (by default: {RECOMMENDED})")
     parser.add_argument("--results-dir", type=Path, default=RESULTS_DIR, help="folder of the trained models, one folder each")
     parser.add_argument("--model-path", type=Path, default=None, help="use the model in this file alone")
     parser.add_argument("--device", default=None, help="cpu, cuda or mps; by default the best one present")
@@ -134,7 +135,7 @@ def main(arguments=None):
     if args.model_path and args.encoding:
         parser.error("give --model-path or --encoding, not both")
     device = choose_device(args.device)
-    names = [args.encoding] if args.encoding else [DEFAULT_ENCODING] if args.stdin else ENCODINGS
+    names = [args.encoding] if args.encoding else [RECOMMENDED] if args.stdin or args.values else TRAINED_BY_DEFAULT
     paths = {"model": args.model_path} if args.model_path else {name: args.results_dir / name / "best_model.pth" for name in names}
     models = {name: load_model(path, device)[0] for name, path in paths.items()}
 

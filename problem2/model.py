@@ -11,7 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from positional_encoding import NoPositionalEncoding, get_positional_encoding
+from encoding_base import NoPositionalEncoding
+from pooling import POOLINGS
+from positional_encoding import get_positional_encoding
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,8 @@ class ModelConfig:
     dropout: float
     max_len: int
     encoding_type: str
+    pooling: str = "mean"
+    log_scaling: bool = False
 
 
 def attention_scores(Q, K, bias=None):
@@ -61,15 +65,18 @@ def scaled_dot_product_attention(Q, K, V, mask=None, bias=None):
 class MultiHeadAttention(nn.Module):
     """H attentions side by side, each on its own D = d_model / H dimensions.
 
+    With `log_scaling` the scores, bias included, are multiplied by the logarithm of the number of keys, so that a softmax over
+    many keys can stay as sharp as one over few (Chiang & Cholak 2022, arXiv:2202.12172, section 5).
+
     Raises:
         ValueError: if `d_model` is not a positive multiple of `num_heads`.
     """
 
-    def __init__(self, d_model, num_heads):
+    def __init__(self, d_model, num_heads, log_scaling=False):
         super().__init__()
         if num_heads < 1 or d_model < 1 or d_model % num_heads:
             raise ValueError(f"d_model ({d_model}) must be a positive multiple of num_heads ({num_heads})")
-        self.num_heads = num_heads
+        self.num_heads, self.log_scaling = num_heads, log_scaling
         self.W_q = nn.Linear(d_model, d_model)
         self.W_k = nn.Linear(d_model, d_model)
         self.W_v = nn.Linear(d_model, d_model)
@@ -96,26 +103,31 @@ class MultiHeadAttention(nn.Module):
         Returns:
             `(output [B, T, d_model], attention_weights [B, H, T, S])`.
         """
-        Q, K, bias = self.queries_and_keys(query, key, positions or self.no_positions)
+        Q, K, bias = self.queries_and_keys(query, key, positions or self.no_positions, mask)
         heads, weights = scaled_dot_product_attention(Q, K, self.split_heads(self.W_v(value)), mask, bias)
         return self.W_o(self.combine_heads(heads)), weights
 
-    def queries_and_keys(self, query, key, positions):
+    def queries_and_keys(self, query, key, positions, mask=None):
         """Queries and keys of every head `[B, H, T, D]`, `[B, H, S, D]` with positions worked in, and the bias of the scores."""
         Q, K = positions.rotate(self.split_heads(self.W_q(query)), self.split_heads(self.W_k(key)))
-        return Q, K, positions.bias(K.size(2))
+        bias = positions.bias(Q)
+        if not self.log_scaling:
+            return Q, K, bias
+        keys = torch.tensor(K.size(2)) if mask is None else (mask != 0).sum(dim=-1, keepdim=True)
+        scale = keys.clamp(min=2).to(Q).log()  # of one key the logarithm is 0, which a bias of -inf cannot be multiplied by
+        return Q * scale, K, None if bias is None else bias * scale
 
     def scores(self, query, key, positions):
-        """The scores `[B, H, T, S]` that the softmax of `forward` sees, masks aside."""
+        """The scores `[B, H, T, S]` that the softmax of `forward` sees if nothing is masked."""
         return attention_scores(*self.queries_and_keys(query, key, positions))
 
 
 class TransformerEncoderLayer(nn.Module):
     """Self-attention, then two linear layers with a ReLU between; each reads the normalised stream and adds to it."""
 
-    def __init__(self, d_model, num_heads, d_ff, dropout=0.1):
+    def __init__(self, d_model, num_heads, d_ff, dropout=0.1, log_scaling=False):
         super().__init__()
-        self.self_attn = MultiHeadAttention(d_model, num_heads)
+        self.self_attn = MultiHeadAttention(d_model, num_heads, log_scaling)
         self.linear1 = nn.Linear(d_model, d_ff)
         self.linear2 = nn.Linear(d_ff, d_model)
         self.norm1 = nn.LayerNorm(d_model)
@@ -130,25 +142,28 @@ class TransformerEncoderLayer(nn.Module):
 
 
 class SortingClassifier(nn.Module):
-    """Encoder, mean over the real positions, and a linear layer to two classes: 0 unsorted, 1 sorted.
+    """Encoder, pooling over the real positions, and a linear layer to two classes: 0 unsorted, 1 sorted.
 
-    All arguments are kept in `config`.
+    All arguments are kept in `config`. `pooling` is a name in `POOLINGS`; `log_scaling` is explained in `MultiHeadAttention`.
 
     Raises:
-        ValueError: if `d_model` is not a positive multiple of `num_heads`, or no encoding has that name.
+        ValueError: if `d_model` is not a positive multiple of `num_heads`, or no encoding or pooling has that name.
     """
 
     def __init__(self, vocab_size=101, d_model=128, num_heads=4, num_layers=4, d_ff=512, dropout=0.1, max_len=300,
-                 encoding_type="sinusoidal"):
+                 encoding_type="sinusoidal", pooling="mean", log_scaling=False):
         super().__init__()
-        self.config = ModelConfig(vocab_size, d_model, num_heads, num_layers, d_ff, dropout, max_len, encoding_type)
+        self.config = ModelConfig(vocab_size, d_model, num_heads, num_layers, d_ff, dropout, max_len, encoding_type, pooling, log_scaling)
+        if pooling not in POOLINGS:
+            raise ValueError(f"no pooling is called {pooling!r}: choose from {', '.join(POOLINGS)}")
         self.embedding = nn.Embedding(vocab_size, d_model)
-        self.layers = nn.ModuleList(TransformerEncoderLayer(d_model, num_heads, d_ff, dropout) for _ in range(num_layers))
+        self.layers = nn.ModuleList(TransformerEncoderLayer(d_model, num_heads, d_ff, dropout, log_scaling) for _ in range(num_layers))
         self.norm = nn.LayerNorm(d_model)
         self.classifier = nn.Linear(d_model, 2)
         self.dropout = nn.Dropout(dropout)
         self.apply(initialise)
-        self.positions = get_positional_encoding(encoding_type, d_model, max_len)
+        self.positions = get_positional_encoding(encoding_type, d_model, max_len, num_heads)
+        self.pooling = POOLINGS[pooling](d_model)
 
     def embed(self, x):
         """Values `[B, L]` -> embeddings with positions added `[B, L, d_model]`."""
@@ -165,15 +180,12 @@ class SortingClassifier(nn.Module):
     def forward(self, x, mask=None):
         """Logits `[B, 2]` for values `x [B, L]`; mask `[B, L]`, 1/True = real, None = all are real.
 
-        Positions are counted over the real values alone: where padding stands, and how much of it, changes nothing. A
-        sequence without any real value is pooled to zeros.
+        Positions are counted over the real values alone: where padding stands, and how much of it, changes nothing.
         """
-        if mask is None:
-            return self.classifier(self.encode(x).mean(dim=1))
-        mask, order = (mask != 0).sort(dim=1, descending=True, stable=True)  # real values first, in their order
-        h = self.encode(x.gather(1, order), mask)
-        real = mask.to(h.dtype).unsqueeze(-1)
-        return self.classifier((h * real).sum(dim=1) / real.sum(dim=1).clamp(min=1))
+        if mask is not None:
+            mask, order = (mask != 0).sort(dim=1, descending=True, stable=True)  # real values first, in their order
+            x = x.gather(1, order)
+        return self.classifier(self.pooling(self.encode(x, mask), self.classifier, mask))
 
     def predict(self, x, mask=None):
         """Predicted classes `[B]`: 1 sorted, 0 unsorted."""

@@ -4,8 +4,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 # Okabe & Ito's palette, told apart by colour-blind readers; markers and lines tell the curves apart in grey.
-COLOURS = {"sinusoidal": "#0072B2", "learned": "#D55E00", "none": "#666666"}
-MARKERS = {"sinusoidal": "o", "learned": "s", "none": "^"}
+COLOURS = {"sinusoidal": "#0072B2", "learned": "#D55E00", "none": "#666666", "recommended": "#009E73"}
+MARKERS = {"sinusoidal": "o", "learned": "s", "none": "^", "recommended": "D"}
 BLUE, ORANGE, GREY = "#0072B2", "#E69F00", "#666666"
 TITLES = {"swap": "swaps (the course's)", "one_inversion": "one inversion", "one_swap": "one swap", "shuffled": "shuffled",
           "reversed": "reversed"}
@@ -132,7 +132,7 @@ def plot_attention(records):
     figure = Figure(figsize=(4 * len(layers), 4.2), layout="constrained")
     panels = figure.subplots(1, len(layers), sharey=True)
     for axes, layer in zip(np.atleast_1d(panels), layers):
-        for encoding in COLOURS:
+        for encoding in dict.fromkeys(record["encoding"] for record in records):
             chosen = [record for record in records if (record["layer"], record["encoding"]) == (layer, encoding)]
             blocks = [f"{record['keys_from']}-{record['keys_to']}" for record in chosen]
             axes.errorbar(range(len(chosen)), [record["score_mean"] for record in chosen], [record["score_sd"] for record in chosen],

@@ -1,7 +1,7 @@
-"""Positional encodings behind one interface: add to the input, rotate queries and keys, bias the scores.
+"""Positional encodings that number the positions and add to the input; the table of all encodings, `ENCODINGS`.
 
-The model always calls all three; each encoding overrides what it is about, and the base class, which does nothing, is the
-model without positions. Shapes in comments: B batch, L length, H heads, D width of one head.
+The interface is that of `encoding_base`; encodings that know distances alone are in `relative_encoding`.
+Shapes in comments: B batch, L length.
 """
 
 import math
@@ -9,33 +9,9 @@ import math
 import torch
 from torch import nn
 
-
-class NoPositionalEncoding(nn.Module):
-    """No positions, and the interface that the other encodings fill in.
-
-    An encoder with mean pooling over it is blind to order: its logits are the same for every permutation of the tokens
-    (Kazemnejad et al. 2023, arXiv:2305.19466, on why only a causal mask can stand in for positions).
-
-    Args:
-        d_model: width of the model.
-        max_len: number of positions that an encoding with a table has rows for.
-    """
-
-    def __init__(self, d_model, max_len=5000):
-        super().__init__()
-        self.d_model, self.max_len = d_model, max_len
-
-    def forward(self, x):
-        """Token embeddings `x [B, L, d_model]` with positions added: the same shape."""
-        return x
-
-    def rotate(self, Q, K):
-        """Queries and keys `[B, H, L, D]` with positions worked in: the same shapes."""
-        return Q, K
-
-    def bias(self, length):
-        """What is added to the scores `[B, H, L, L]` of a sequence of `length`, or None."""
-        return None
+from encoding_base import NoPositionalEncoding
+from relative_encoding import (CausalEncoding, DirectedALiBi, LocalBias, RelativeBias, RelativeKeys, RotaryEncoding,
+                               SymmetricALiBi)
 
 
 class SinusoidalPositionalEncoding(NoPositionalEncoding):
@@ -52,8 +28,8 @@ class SinusoidalPositionalEncoding(NoPositionalEncoding):
     PE(pos + k) = R(k) PE(pos), with R(k) block-diagonal of 2 x 2 rotations (`shift_matrix`).
     """
 
-    def __init__(self, d_model, max_len=5000):
-        super().__init__(d_model, max_len)
+    def __init__(self, d_model, max_len=5000, num_heads=4):
+        super().__init__(d_model, max_len, num_heads)
         self.register_buffer("table", self.rows(max_len), persistent=False)
 
     def rows(self, count, dtype=torch.float32):
@@ -72,10 +48,14 @@ class SinusoidalPositionalEncoding(NoPositionalEncoding):
                   for angle in k * self.frequencies()]
         return torch.block_diag(*blocks)
 
+    def places(self, length):
+        """Which rows a sequence of `length` gets: an index."""
+        return slice(length)
+
     def forward(self, x):
         if x.size(1) > len(self.table):
             self.table = self.rows(x.size(1)).to(x.device)
-        return x + self.table[:x.size(1)]
+        return x + self.table[self.places(x.size(1))]
 
 
 class LearnedPositionalEncoding(NoPositionalEncoding):
@@ -96,23 +76,68 @@ class LearnedPositionalEncoding(NoPositionalEncoding):
         ValueError: from `forward`, if a sequence is longer than `max_len`.
     """
 
-    def __init__(self, d_model, max_len=5000):
-        super().__init__(d_model, max_len)
+    bounded = True
+
+    def __init__(self, d_model, max_len=5000, num_heads=4):
+        super().__init__(d_model, max_len, num_heads)
         self.position_embeddings = nn.Embedding(max_len, d_model)
         nn.init.normal_(self.position_embeddings.weight, std=INITIAL_STD)
+
+    def places(self, length):
+        """Which rows a sequence of `length` gets: an index."""
+        return slice(length)
 
     def forward(self, x):
         if x.size(1) > self.max_len:
             raise ValueError(f"a sequence of {x.size(1)} values is longer than the {self.max_len} positions of the learned encoding")
-        return x + self.position_embeddings.weight[:x.size(1)]
+        return x + self.position_embeddings.weight[self.places(x.size(1))]
+
+
+class RandomOffset:
+    """In training the rows of a batch start at one drawn from all that leave room up to `max_len`; in evaluation at row 0.
+
+    Huang et al. 2024 (arXiv:2410.02140). This trains positions out to `max_len`: a test at lengths up to `max_len` is no longer one
+    of positions that training never reached, only of lengths.
+    """
+
+    def places(self, length):
+        start = int(torch.randint(max(1, self.max_len - length + 1), ())) if self.training else 0
+        return slice(start, start + length)
+
+
+class SinusoidalOffsetEncoding(RandomOffset, SinusoidalPositionalEncoding):
+    """`SinusoidalPositionalEncoding` with a random offset in training."""
+
+
+class LearnedOffsetEncoding(RandomOffset, LearnedPositionalEncoding):
+    """`LearnedPositionalEncoding` with a random offset in training, which reaches every row."""
+
+
+class RandomPositionsEncoding(SinusoidalPositionalEncoding):
+    """Sinusoidal rows of random positions: in training a random subset of the first `max_len`, in order, new for each batch.
+
+    Ruoss et al. 2023 (arXiv:2305.16843). In evaluation the positions are spread evenly over the same range (there they are drawn
+    too), so that an answer does not depend on chance: for 4 values and max_len = 300 they are 0, 75, 150, 225. Padding takes its
+    share of them, so that a padded sequence gets other positions than one alone. This trains positions out to `max_len`, as an
+    offset does; a sequence longer than that gets the positions 0, 1, 2, ...
+    """
+
+    def places(self, length):
+        count = max(self.max_len, length)
+        return torch.randperm(count)[:length].sort().values if self.training else torch.arange(length) * count // length
 
 
 INITIAL_STD = 0.5
 
-ENCODINGS = {"sinusoidal": SinusoidalPositionalEncoding, "learned": LearnedPositionalEncoding, "none": NoPositionalEncoding}
+REQUIRED = ("sinusoidal", "learned", "none")
+ENCODINGS = {"sinusoidal": SinusoidalPositionalEncoding, "learned": LearnedPositionalEncoding, "none": NoPositionalEncoding,
+             "sinusoidal_offset": SinusoidalOffsetEncoding, "learned_offset": LearnedOffsetEncoding,
+             "random_positions": RandomPositionsEncoding, "rotary": RotaryEncoding, "alibi_symmetric": SymmetricALiBi,
+             "alibi_directed": DirectedALiBi, "relative_bias": RelativeBias, "relative_keys": RelativeKeys, "local_bias": LocalBias,
+             "causal": CausalEncoding}
 
 
-def get_positional_encoding(encoding_type, d_model, max_len=5000):
+def get_positional_encoding(encoding_type, d_model, max_len=5000, num_heads=4):
     """The encoding of that name.
 
     Raises:
@@ -120,7 +145,7 @@ def get_positional_encoding(encoding_type, d_model, max_len=5000):
     """
     if encoding_type not in ENCODINGS:
         raise ValueError(f"no encoding is called {encoding_type!r}: choose from {', '.join(ENCODINGS)}")
-    return ENCODINGS[encoding_type](d_model, max_len)
+    return ENCODINGS[encoding_type](d_model, max_len, num_heads)
 
 
 @torch.no_grad()

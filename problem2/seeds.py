@@ -3,7 +3,6 @@
 Each seed's runs are kept in runs/seed_N/ and recorded as they end; seeds already recorded are not run again.
 """
 
-from dataclasses import asdict
 from pathlib import Path
 
 import train
@@ -12,15 +11,15 @@ from checkpoint import load_model
 from cli import DATA_DIR, HERE, RESULTS_DIR, Parser, UserError, choose_device, run, whole_number
 from files import read_json, write_json
 from generate_data import TEST_LENGTHS
-from positional_encoding import ENCODINGS
+from positional_encoding import REQUIRED
 from training import TrainingConfig
 
 
 def measure_seed(seed, output_dir):
     """Train the three encodings with one seed, resuming what an interrupted run left; returns a record for each."""
-    train.main(["--seed", str(seed), "--output-dir", str(output_dir), "--resume"])
     records = []
-    for encoding in ENCODINGS:
+    for encoding in REQUIRED:
+        train.main(["--encoding", encoding, "--seed", str(seed), "--output-dir", str(output_dir), "--resume"])
         log = read_json(output_dir / encoding / "training_log.json", "run python seeds.py again")
         model, _ = load_model(output_dir / encoding / "best_model.pth", choose_device())
         accuracy = []
@@ -41,7 +40,7 @@ def main(arguments=None):
     args = parser.parse_args(arguments)
     records = read_json(args.output, "run python seeds.py again") if args.output.exists() else []
     for record in records:
-        if record["training"] != asdict(TrainingConfig(seed=record["seed"])):
+        if TrainingConfig(**record["training"]) != TrainingConfig(seed=record["seed"]):
             raise UserError(f"{args.output} holds runs at other settings than the present defaults: move it and runs/ away")
     for seed in args.seeds:
         if all(record["seed"] != seed for record in records):

@@ -1,17 +1,19 @@
-"""Train the sorting classifier with each positional encoding; the best validation epoch of each is kept.
+"""Train the sorting classifier; the best validation epoch of each variant is kept.
 
-Without --encoding the three required encodings are trained, one after the other.
+Without --encoding and --variant the three required encodings and the recommended variant are trained, one after the other.
 """
 
+import argparse
 import platform
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import matplotlib
 import numpy
 import torch
 
+from augmentation import AUGMENTATIONS
 from checkpoint import load_model
 from cli import DATA_DIR, RESULTS_DIR, Parser, UserError, choose_device, positive_number, run, share, whole_number
 from dataset import SPLITS, create_dataloaders
@@ -20,8 +22,10 @@ from files import read_json, replacing, save_figure, sha256, write_json
 from generate_data import ensure_data
 from model import SortingClassifier
 from plots import plot_training_curves
+from pooling import POOLINGS
 from positional_encoding import ENCODINGS
 from training import TrainingConfig, fit
+from variants import BASELINE, TRAINED_BY_DEFAULT, VARIANTS
 
 NOTES = {"none": "at chance by construction: without positions and with mean pooling the logits are the same for every order of the "
                  "values, so a sequence and its sorted copy cannot be told apart; what training accuracy rises above 50% is memory of "
@@ -35,22 +39,30 @@ def environment(device):
 
 
 def make_parser():
-    default = TrainingConfig()
     parser = Parser(description=__doc__)
-    parser.add_argument("--encoding", choices=ENCODINGS, default=None, help="train this one alone")
+    parser.add_argument("--encoding", choices=ENCODINGS, default=None, help="train this one alone, in all else as the required ones are")
+    parser.add_argument("--variant", choices=VARIANTS, default=None, metavar="NAME",
+                        help="train this variant of variants.py alone (study.py --list names them)")
     parser.add_argument("--data-dir", type=Path, default=DATA_DIR, help="folder of train.json, val.json, test.json; made if empty")
     parser.add_argument("--output-dir", type=Path, default=RESULTS_DIR, help="folder for weights, logs and curves")
-    parser.add_argument("--epochs", type=whole_number(1), default=default.epochs, help="passes over the training sequences")
-    parser.add_argument("--batch-size", type=whole_number(1), default=default.batch_size, help="sequences a step")
-    parser.add_argument("--lr", type=positive_number, default=default.lr, help="highest learning rate, after warm-up")
-    parser.add_argument("--d-model", type=whole_number(1), default=128, help="width of the model")
-    parser.add_argument("--num-heads", type=whole_number(1), default=4, help="attention heads a layer")
-    parser.add_argument("--num-layers", type=whole_number(1), default=4, help="encoder layers")
-    parser.add_argument("--d-ff", type=whole_number(1), default=512, help="inner width of the feed-forward layers")
-    parser.add_argument("--dropout", type=share, default=0.0, help="dropout probability")
-    parser.add_argument("--seed", type=whole_number(0), default=default.seed, help="seed of initialisation, order and dropout")
+    parser.add_argument("--seed", type=whole_number(0), default=TrainingConfig.seed, help="seed of initialisation, order and dropout")
     parser.add_argument("--device", default=None, help="cpu, cuda or mps; by default the best one present")
     parser.add_argument("--resume", action="store_true", help="continue an interrupted command (same options) to the same bits")
+    settings = parser.add_argument_group("settings", "each by default the variant's own; those of the required ones are shown")
+
+    def setting(option, what, **kind):
+        default = getattr(VARIANTS[BASELINE], option.strip("-").replace("-", "_"))
+        settings.add_argument(option, default=argparse.SUPPRESS, help=f"{what} (default: {default})", **kind)
+    setting("--epochs", "passes over the training sequences", type=whole_number(1))
+    setting("--batch-size", "sequences a step", type=whole_number(1))
+    setting("--lr", "highest learning rate, after warm-up", type=positive_number)
+    setting("--d-model", "width of the model", type=whole_number(1))
+    setting("--num-heads", "attention heads a layer", type=whole_number(1))
+    setting("--num-layers", "encoder layers", type=whole_number(1))
+    setting("--d-ff", "inner width of the feed-forward layers", type=whole_number(1))
+    setting("--dropout", "dropout probability", type=share)
+    setting("--pooling", "how the positions become one vector", choices=POOLINGS)
+    setting("--augmentation", "what makes new training sequences of the training sequences", choices=AUGMENTATIONS)
     return parser
 
 
@@ -60,24 +72,35 @@ def initial_model(seed, **arguments):
     return SortingClassifier(**arguments)
 
 
-def train(encoding, args, device, loaders, data_sha256):
-    """Train one encoding into `output_dir/encoding`, and copy its results to where the handout's tree has them."""
+def chosen_variants(args):
+    """The variants that the command line asks for, with the settings it gives."""
+    if args.encoding and args.variant:
+        raise UserError("give --encoding or --variant, not both")
+    if args.encoding and args.encoding not in VARIANTS:
+        variants = [replace(VARIANTS[BASELINE], name=args.encoding, encoding_type=args.encoding)]
+    else:
+        variants = [VARIANTS[name] for name in ([args.encoding or args.variant] if args.encoding or args.variant else TRAINED_BY_DEFAULT)]
+    given = {key: value for key, value in vars(args).items() if key in variants[0].settings()}
+    return [replace(variant, **given) for variant in variants]
+
+
+def train(variant, args, device, loaders, data_sha256):
+    """Train one variant into `output_dir/its name`, and copy its results to where the handout's tree has them."""
     start = time.perf_counter()
-    folder = args.output_dir / encoding
-    config = TrainingConfig(epochs=args.epochs, batch_size=args.batch_size, lr=args.lr, seed=args.seed)
+    name, folder = variant.name, args.output_dir / variant.name
+    config = variant.training_config(args.seed)
     try:
-        model = initial_model(config.seed, d_model=args.d_model, num_heads=args.num_heads, num_layers=args.num_layers, d_ff=args.d_ff,
-                              dropout=args.dropout, encoding_type=encoding).to(device)
+        model = initial_model(config.seed, **variant.model_arguments()).to(device)
     except (ValueError, RuntimeError) as error:  # sizes that do not go together, or that no memory holds
         raise UserError(f"a model of this size cannot be made: {str(error).splitlines()[0]}") from None
     log = {"model": asdict(model.config), "parameters": sum(parameter.numel() for parameter in model.parameters()),
            "data_sha256": data_sha256, "training_lengths": [int(loaders[0].dataset.lengths.min()), int(loaders[0].dataset.lengths.max())],
            "environment": environment(device)}
-    if encoding in NOTES:
-        log["note"] = NOTES[encoding]
-        print(f"{encoding}: {NOTES[encoding]}", flush=True)
+    if name in NOTES:
+        log["note"] = NOTES[name]
+        print(f"{name}: {NOTES[name]}", flush=True)
     if args.resume and finished(folder, log | {"training": asdict(config)}):
-        print(f"{encoding}: finished already", flush=True)
+        print(f"{name}: finished already", flush=True)
         return
     log = fit(model, *loaders[:2], config, log, folder, args.resume and (folder / "resume.pth").exists())
 
@@ -88,10 +111,10 @@ def train(encoding, args, device, loaders, data_sha256):
     save_figure(folder / "training_curves.png", plot_training_curves(log))
     (folder / "resume.pth").unlink(missing_ok=True)
     for source, place in [("best_model.pth", "best_models"), ("training_log.json", "training_logs"), ("training_curves.png", "training_logs")]:
-        with replacing(args.output_dir / place / f"{encoding}_{source}") as file:
+        with replacing(args.output_dir / place / f"{name}_{source}") as file:
             file.write((folder / source).read_bytes())
     low, high = log["test"]["accuracy_interval"]
-    print(f"{encoding}: best epoch {log['best_epoch']}; test accuracy {log['test']['accuracy']:.2%} (95% interval {low:.2%} to {high:.2%}, "
+    print(f"{name}: best epoch {log['best_epoch']}; test accuracy {log['test']['accuracy']:.2%} (95% interval {low:.2%} to {high:.2%}, "
           f"n = {log['test']['n']:,}); {log['seconds']:.0f} s; weights in {folder / 'best_model.pth'}", flush=True)
 
 
@@ -106,13 +129,12 @@ def finished(folder, log):
 
 def main(arguments=None):
     args = make_parser().parse_args(arguments)
-    device = choose_device(args.device)
+    variants, device = chosen_variants(args), choose_device(args.device)
     ensure_data(args.data_dir)
-    loaders = create_dataloaders(args.data_dir, args.batch_size)
     data_sha256 = {split: sha256(args.data_dir / f"{split}.json") for split in SPLITS}
     try:
-        for encoding in [args.encoding] if args.encoding else ENCODINGS:
-            train(encoding, args, device, loaders, data_sha256)
+        for variant in variants:
+            train(variant, args, device, create_dataloaders(args.data_dir, variant.batch_size), data_sha256)
     except KeyboardInterrupt:
         raise UserError("interrupted; continue with the same options and --resume") from None
 

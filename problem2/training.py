@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch.nn import functional as F
 
+from augmentation import augment
 from checkpoint import save_model
 from cli import Progress, UserError
 from evaluation import evaluate
@@ -19,7 +20,9 @@ class TrainingConfig:
 
     `warmup` is the share of all steps in which the learning rate rises from 0 to `lr`; it then falls to 0 along half a
     cosine. `weight_decay` is for matrices alone: not for biases and norms, nor for the rows of learned positions, so that a
-    row that no sequence reaches keeps its first value. `clip_norm` bounds the gradient's norm.
+    row that no sequence reaches keeps its first value. `clip_norm` bounds the gradient's norm. `augmentation` is a name in
+    `AUGMENTATIONS`; `focus` is the exponent of `focal_loss`. The positional encoding's own parameters learn at `lr` times the
+    `lr_scale` that its class declares.
     """
 
     epochs: int = 10
@@ -31,6 +34,8 @@ class TrainingConfig:
     beta1: float = 0.9
     beta2: float = 0.999
     clip_norm: float = 1.0
+    augmentation: str = "none"
+    focus: float = 0.0
 
 
 def learning_rate(step, total_steps, config):
@@ -43,10 +48,11 @@ def learning_rate(step, total_steps, config):
 
 def make_optimizer(model, config):
     """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) with weight decay as `TrainingConfig` says."""
-    positions = set(model.positions.parameters())
-    matrices = [parameter for parameter in model.parameters() if parameter.dim() > 1 and parameter not in positions]
-    others = [parameter for parameter in model.parameters() if parameter.dim() < 2 or parameter in positions]
-    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    positions = list(model.positions.parameters())
+    others = [parameter for parameter in model.parameters() if parameter not in set(positions)]
+    groups = [{"params": [parameter for parameter in others if parameter.dim() > 1], "weight_decay": config.weight_decay, "lr_scale": 1.0},
+              {"params": [parameter for parameter in others if parameter.dim() < 2], "weight_decay": 0.0, "lr_scale": 1.0},
+              {"params": positions, "weight_decay": 0.0, "lr_scale": model.positions.lr_scale}]
     options = {"lr": config.lr, "betas": (config.beta1, config.beta2)}
     try:
         return torch.optim.AdamW(groups, fused=True, **options)
@@ -54,11 +60,26 @@ def make_optimizer(model, config):
         return torch.optim.AdamW(groups, **options)
 
 
+def focal_loss(logits, labels, focus):
+    """Mean of (1 - p)^focus times the cross-entropy, p being the probability that the model gives the right class.
+
+    Lin et al. 2017 (arXiv:1708.02002): the few sequences that are still hard are not drowned by the many easy ones. `focus` = 0
+    gives the cross-entropy.
+
+    Args:
+        logits: `[B, 2]`.
+        labels: `[B]`.
+    """
+    plain = F.cross_entropy(logits, labels, reduction="none")
+    return ((1 - torch.exp(-plain)) ** focus * plain).mean()
+
+
 def train_epoch(model, loader, optimizer, config, epoch):
     """One pass over the training sequences.
 
     Returns:
-        A dict of `loss` and `accuracy`, averaged over the pass as the weights move, and the last `learning_rate`.
+        A dict of `loss` (cross-entropy, whatever `focus` is) and `accuracy`, averaged over the pass as the weights move, and
+        the last `learning_rate`.
 
     Raises:
         UserError: if the loss is not finite.
@@ -69,24 +90,26 @@ def train_epoch(model, loader, optimizer, config, epoch):
     loss_sum = right = n = 0
     for index, batch in enumerate(loader):
         step = (epoch - 1) * len(loader) + index
+        lr = learning_rate(step, config.epochs * len(loader), config)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, config.epochs * len(loader), config)
+            group["lr"] = lr * group["lr_scale"]
         mask = None if batch["mask"].all() else batch["mask"].to(device)
-        labels = batch["label"].to(device)
-        logits = model(batch["sequence"].to(device), mask)
+        sequences, labels = augment(batch["sequence"], batch["label"], config.augmentation)
+        labels = labels.to(device)
+        logits = model(sequences.to(device), mask)
         loss = F.cross_entropy(logits, labels)
         if not torch.isfinite(loss):
-            raise UserError(f"the loss is {loss.item()} at step {step + 1}, learning rate {group['lr']:.3g}: "
+            raise UserError(f"the loss is {loss.item()} at step {step + 1}, learning rate {lr:.3g}: "
                             "train again with a lower --lr")
         optimizer.zero_grad()
-        loss.backward()
+        (focal_loss(logits, labels, config.focus) if config.focus else loss).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
         optimizer.step()
         loss_sum += loss.item() * len(labels)
         right += (logits.argmax(dim=1) == labels).sum().item()
         n += len(labels)
         progress.update(index + 1)
-    return {"loss": loss_sum / n, "accuracy": right / n, "learning_rate": group["lr"]}
+    return {"loss": loss_sum / n, "accuracy": right / n, "learning_rate": lr}
 
 
 def fit(model, train_loader, val_loader, config, log, output_dir, resume=False):
@@ -97,7 +120,7 @@ def fit(model, train_loader, val_loader, config, log, output_dir, resume=False):
 
     Args:
         model: the model, initialised.
-        train_loader, val_loader: batches of sequences.
+        train_loader, val_loader: batches of sequences; those to be augmented each of one length, as `make_loader` makes them.
         config: a `TrainingConfig`.
         log: what describes the run; a resumed run must have the same. The digest of its training data is saved with the
             weights.

@@ -13,6 +13,7 @@ import inference
 from checkpoint import load_model, save_model
 from inference import MOST_VALUES, parse_sequence
 from model import create_model
+from positional_encoding import ENCODINGS
 from tests.helpers import RESULTS, Oracle, TemporaryFolder, command, needs_results
 
 ABOUT = {"train_sha256": ""}
@@ -40,11 +41,11 @@ class Answer(TemporaryFolder):
         with mock.patch.object(inference, "load_model", return_value=(Oracle(), ABOUT)):
             return command(inference.main, *arguments, stdin=stdin)
 
-    def test_each_model_answers(self):
+    def test_the_recommended_model_answers_or_the_one_named(self):
         for arguments in [("3", "15", "27", "41"), ("3 15 27 41",), ("3,15,27,41",)]:
             status, output, errors = self.run_inference(*arguments)
             self.assertEqual((status, errors), (0, ""))
-            self.assertEqual(output, "3 15 27 41\n  sinusoidal   sorted 0.998\n  learned      sorted 0.998\n  none         sorted 0.998\n")
+            self.assertEqual(output, "3 15 27 41\n  recommended  sorted 0.998\n")
         self.assertEqual(self.run_inference("3", "1", "--encoding", "learned")[1], "3 1\n  learned      unsorted 0.998\n")
 
     def test_bad_arguments_are_one_line(self):
@@ -56,11 +57,13 @@ class Answer(TemporaryFolder):
 
     def test_a_sequence_too_long_for_the_learned_positions_is_answered_by_the_others(self):
         torch.manual_seed(0)
-        models = {name: create_model(name, d_model=8, num_heads=1, num_layers=1, d_ff=8).eval() for name in ("sinusoidal", "learned", "none")}
+        models = {name: create_model(encoding, d_model=8, num_heads=1, num_layers=1, d_ff=8).eval()
+                  for name, encoding in [("learned", "learned"), ("recommended", "local_bias")]}
         with mock.patch.object(inference, "load_model", side_effect=lambda path, device: (models[path.parent.name], ABOUT)):
             status, output, _ = command(inference.main, *["7"] * 301)
             self.assertEqual(status, 0)
-            self.assertRegex(output, r"sinusoidal   (un)?sorted")
+            self.assertRegex(output, r"recommended  (un)?sorted")
+            output = command(inference.main, "--encoding", "learned", *["7"] * 301)[1]
             self.assertRegex(output, r"learned      error: more than 300 values")
             self.assertEqual(command(inference.main, "--stdin", "--encoding", "learned", stdin=b"7 " * 301)[:2], (1, "error: more than 300 values\n"))
 
@@ -106,13 +109,21 @@ class Answer(TemporaryFolder):
 
 class Checkpoints(TemporaryFolder):
     def test_round_trip(self):
-        for encoding in ("sinusoidal", "learned", "none"):
-            model = create_model(encoding, d_model=16, num_heads=2, num_layers=1, d_ff=24).eval()
+        for encoding in ENCODINGS:
+            model = create_model(encoding, d_model=16, num_heads=2, num_layers=1, d_ff=24, pooling="attention", log_scaling=True).eval()
             save_model(self.folder / "m.pth", model.config, model.state_dict(), ABOUT)
             loaded, about = load_model(self.folder / "m.pth")
             self.assertEqual((loaded.config, about, loaded.training), (model.config, ABOUT, False))
             x = torch.randint(100, (5, 7))
             self.assertTrue(torch.equal(loaded(x), model(x)))
+
+    def test_a_checkpoint_of_before_there_were_poolings_loads(self):
+        model = create_model("learned", d_model=16, num_heads=2, num_layers=1, d_ff=24).eval()
+        save_model(self.folder / "m.pth", model.config, model.state_dict(), ABOUT)
+        saved = torch.load(self.folder / "m.pth", weights_only=True)
+        del saved["config"]["pooling"], saved["config"]["log_scaling"]
+        torch.save(saved, self.folder / "m.pth")
+        self.assertEqual(load_model(self.folder / "m.pth")[0].config, model.config)
 
     def test_damaged_and_foreign_files_are_one_line(self):
         model = create_model("learned", d_model=16, num_heads=2, num_layers=1, d_ff=24)
@@ -134,7 +145,8 @@ class Checkpoints(TemporaryFolder):
                       good | {"config": config | {"max_len": 10 ** 9}}, good | {"config": config | {"max_len": 99}},
                       good | {"config": config | {"d_ff": -1}}, good | {"config": config | {"extra": 1}},
                       good | {"config": config | {"encoding_type": "sinusoidal"}}, good | {"config": config | {"encoding_type": "x"}},
-                      good | {"config": config | {"encoding_type": 7}}, good | {"config": config | {"dropout": float("nan")}},
+                      good | {"config": config | {"encoding_type": 7}}, good | {"config": config | {"pooling": "min"}}, good | {"config": config | {"pooling": []}},
+                      good | {"config": config | {"log_scaling": 1}}, good | {"config": config | {"dropout": float("nan")}},
                       good | {"config": config | {"vocab_size": 5}}, good | {"state_dict": weights | {"embedding.weight": 7}},
                       good | {"state_dict": {name: value * float("nan") for name, value in weights.items()}}]:
             torch.save(value, path)

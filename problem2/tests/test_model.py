@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from dataset import PAD_VALUE, ExtrapolationDataset, SortingDataset, create_dataloaders, create_extrapolation_loader
 from model import (MultiHeadAttention, SortingClassifier, TransformerEncoderLayer, attention_scores, create_model,
                    scaled_dot_product_attention)
-from positional_encoding import (ENCODINGS, LearnedPositionalEncoding, NoPositionalEncoding, SinusoidalPositionalEncoding,
+from pooling import POOLINGS
+from positional_encoding import (ENCODINGS, REQUIRED, LearnedPositionalEncoding, NoPositionalEncoding, SinusoidalPositionalEncoding,
                                  get_positional_encoding, visualize_positional_encoding)
 from training import TrainingConfig, make_optimizer
 
@@ -24,7 +25,10 @@ def random(*shape, seed=0):
 
 def small_model(encoding, **changes):
     torch.manual_seed(0)
-    return create_model(encoding, **{"d_model": 24, "num_heads": 3, "num_layers": 2, "d_ff": 40, "dropout": 0.0, **changes}).double().eval()
+    model = create_model(encoding, **{"d_model": 24, "num_heads": 3, "num_layers": 2, "d_ff": 40, "dropout": 0.0, **changes}).double().eval()
+    for parameter in model.positions.parameters():  # some start from zero, as if there were no positions
+        nn.init.normal_(parameter)
+    return model
 
 
 class Attention(unittest.TestCase):
@@ -110,18 +114,18 @@ class Encodings(unittest.TestCase):
     def test_none_and_the_neutral_methods_change_nothing(self):
         x, Q, K = torch.randn(2, 3, 8), torch.randn(2, 2, 3, 4), torch.randn(2, 2, 3, 4)
         self.assertIs(NoPositionalEncoding(8)(x), x)
-        for name in ENCODINGS:
+        for name in REQUIRED:
             encoding = get_positional_encoding(name, 8)
             self.assertEqual([a is b for a, b in zip(encoding.rotate(Q, K), (Q, K))], [True, True])
-            self.assertIsNone(encoding.bias(3))
+            self.assertIsNone(encoding.bias(Q))
 
     def test_an_encoding_can_rotate_and_bias(self):
         class Both(NoPositionalEncoding):
             def rotate(self, Q, K):
                 return 2 * Q, 3 * K
 
-            def bias(self, length):
-                return -torch.arange(length, dtype=torch.float64)
+            def bias(self, Q):
+                return -torch.arange(Q.size(2), dtype=torch.float64)
         attention, x = MultiHeadAttention(24, 3).double(), random(2, 5, 24)
         expected = 6 * attention.scores(x, x, NoPositionalEncoding(24)) - torch.arange(5)
         torch.testing.assert_close(attention(x, x, x, positions=Both(24))[1], expected.softmax(-1), **TOLERANCE)
@@ -145,8 +149,11 @@ class Model(unittest.TestCase):
                 self.assertGreater(change, 1e-4, name)
 
     def test_where_padding_stands_and_how_much_changes_nothing(self):
-        for name in ENCODINGS:
-            model = small_model(name)
+        for name, changes in ([(name, {}) for name in ENCODINGS if name != "random_positions"] + [("sinusoidal", {"pooling": pooling}) for pooling in POOLINGS]
+                              + [(name, {"log_scaling": True}) for name in ("none", "relative_bias", "local_bias")]):
+            model = small_model(name, **changes)
+            for parameter in model.pooling.parameters():
+                nn.init.normal_(parameter)
             expected = model(self.x)
             self.assertTrue(torch.equal(model(self.x, torch.ones(4, 9)), expected) or
                             (model(self.x, torch.ones(4, 9)) - expected).abs().max() < 1e-12)
@@ -159,9 +166,13 @@ class Model(unittest.TestCase):
 
     def test_length_one_batch_of_one_and_no_real_value(self):
         for name in ENCODINGS:
-            model = small_model(name)
-            self.assertEqual(model(torch.tensor([[5]])).shape, (1, 2))
-            self.assertTrue(torch.isfinite(model(torch.tensor([[100, 100]]), torch.zeros(1, 2))).all())
+            for pooling in POOLINGS:
+                for log_scaling in (False, True):
+                    model = small_model(name, pooling=pooling, log_scaling=log_scaling)
+                    self.assertEqual(model(torch.tensor([[5]])).shape, (1, 2))
+                    self.assertTrue(torch.isfinite(model(torch.tensor([[100, 100], [5, 100]]), torch.tensor([[0, 0], [1, 0]]))).all())
+                    empty = model(torch.tensor([[100, 100]]), torch.zeros(1, 2))
+                    torch.testing.assert_close(empty[0], model.classifier.bias, **TOLERANCE)
 
     def test_predict_is_the_likelier_class(self):
         model = small_model("sinusoidal")
@@ -185,7 +196,7 @@ class Model(unittest.TestCase):
             self.assertEqual(list(inspect.signature(function).parameters)[:len(names)], list(names))
         starts(SortingClassifier, "vocab_size", "d_model", "num_heads", "num_layers", "d_ff", "dropout", "max_len", "encoding_type")
         self.assertEqual([p.default for p in inspect.signature(SortingClassifier).parameters.values()],
-                         [101, 128, 4, 4, 512, 0.1, 300, "sinusoidal"])
+                         [101, 128, 4, 4, 512, 0.1, 300, "sinusoidal", "mean", False])
         starts(SortingClassifier.forward, "self", "x", "mask")
         starts(SortingClassifier.predict, "self", "x", "mask")
         starts(create_model, "encoding_type")

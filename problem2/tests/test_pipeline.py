@@ -25,12 +25,12 @@ class Pipeline(TemporaryFolder):
         self.assertIn("epoch   1 of 1", output)
         self.assertIn("accuracy by length", output)
         made = {str(path.relative_to(problem / "results")) for path in (problem / "results").rglob("*") if path.is_file()}
-        for encoding in ("sinusoidal", "learned", "none"):
+        for encoding in ("sinusoidal", "learned", "none", "recommended"):
             self.assertLessEqual({f"{encoding}/{name}" for name in ("best_model.pth", "training_log.json", "training_curves.png")}, made)
         self.assertLessEqual({"extrapolation/extrapolation_results.json", "extrapolation/extrapolation_curves.png", "extrapolation_curves.png",
                               "extrapolation/learned_position_embeddings.png", "position_viz/learned_position_embeddings.png"}, made)
         self.assertFalse([name for name in made if "resume" in name or "tmp" in name])
         accuracy = json.loads((problem / "results" / "extrapolation" / "extrapolation_results.json").read_text())["accuracy"]
-        self.assertEqual(len(accuracy), 3 * 11 * 5)
-        self.assertRegex(self.run_script(problem / "inference.py", 3, 15, 27, 41), r"(?s)^3 15 27 41\n  sinusoidal +(un)?sorted 0.[0-9]{3}\n.*none")
+        self.assertEqual(len(accuracy), 4 * 11 * 5)
+        self.assertRegex(self.run_script(problem / "inference.py", 3, 15, 27, 41), r"^3 15 27 41\n  recommended +(un)?sorted [0-9.]{5}\n$")
         self.assertRegex(self.run_script(problem / "inference.py", "--stdin", input="3 15\n9,8\n"), r"^(un)?sorted [0-9.]{5}\n(un)?sorted [0-9.]{5}\n$")

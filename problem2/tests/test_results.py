@@ -11,9 +11,10 @@ from evaluation import evaluate
 from files import sha256
 from generate_data import TEST_LENGTHS, NEGATIVES, generate
 from model import create_model
-from positional_encoding import ENCODINGS
+from positional_encoding import REQUIRED
 from tests.helpers import RESULTS, TemporaryFolder
 from training import TrainingConfig
+from variants import TRAINED_BY_DEFAULT, VARIANTS
 
 
 def read(name):
@@ -24,7 +25,7 @@ class Results(TemporaryFolder):
     def test_the_weights_give_the_numbers_in_the_logs(self):
         generate(self.folder, generate_extrapolation=False)
         _, val, test = create_dataloaders(self.folder, 500)
-        for encoding in ENCODINGS:
+        for encoding in TRAINED_BY_DEFAULT:
             model, about = load_model(RESULTS / encoding / "best_model.pth")
             log = read(f"{encoding}/training_log.json")
             self.assertEqual(about["train_sha256"], log["data_sha256"]["train"])
@@ -40,7 +41,7 @@ class Results(TemporaryFolder):
     def test_the_weights_give_the_numbers_of_the_analysis(self):
         generate(self.folder)
         accuracy = read("extrapolation/extrapolation_results.json")["accuracy"]
-        for encoding in ENCODINGS:
+        for encoding in TRAINED_BY_DEFAULT:
             model, _ = load_model(RESULTS / encoding / "best_model.pth")
             for group in evaluation_groups([16, 32]):
                 if group["gap_source"] in (None, 256):
@@ -52,23 +53,23 @@ class Results(TemporaryFolder):
 
     def test_every_set_is_in_the_record(self):
         record = read("extrapolation/extrapolation_results.json")
-        self.assertEqual(len(record["accuracy"]), len(ENCODINGS) * (len(TEST_LENGTHS) + 4) * len(NEGATIVES))
+        self.assertEqual(len(record["accuracy"]), len(TRAINED_BY_DEFAULT) * (len(TEST_LENGTHS) + 4) * len(NEGATIVES))
         for entry in record["accuracy"]:
             self.assertEqual(entry["n"], 2000 if entry["negatives"] in ("swap", "one_inversion") else 800)
         self.assertIn("initialised", record["learned_rows_policy"])
 
     def test_the_logs_are_of_default_runs(self):
-        for encoding in ENCODINGS:
-            log = read(f"{encoding}/training_log.json")
-            self.assertEqual(TrainingConfig(**log["training"]), TrainingConfig())
-            self.assertEqual((len(log["epochs"]), log["model"]["encoding_type"]), (TrainingConfig().epochs, encoding))
+        for encoding in TRAINED_BY_DEFAULT:
+            log, variant = read(f"{encoding}/training_log.json"), VARIANTS[encoding]
+            self.assertEqual(TrainingConfig(**log["training"]), variant.training_config(seed=0))
+            self.assertEqual((len(log["epochs"]), log["model"]["encoding_type"]), (variant.epochs, variant.encoding_type))
             for place, name in [("best_models", "best_model.pth"), ("training_logs", "training_log.json")]:
                 self.assertEqual((RESULTS / place / f"{encoding}_{name}").read_bytes(), (RESULTS / encoding / name).read_bytes())
 
     def test_sinusoidal_and_learned_learn_and_none_cannot_in_all_five_seeds(self):
         records = {(record["seed"], record["encoding"]): record for record in read("seeds.json")}
         for seed in range(5):
-            for encoding in ENCODINGS:
+            for encoding in REQUIRED:
                 record = records[seed, encoding]
                 self.assertEqual(record["training"], read(f"{encoding}/training_log.json")["training"] | {"seed": seed})
                 if encoding == "none":
@@ -79,8 +80,7 @@ class Results(TemporaryFolder):
     def test_learned_rows_past_the_training_lengths_are_as_initialised(self):
         log = read("learned/training_log.json")
         torch.manual_seed(log["training"]["seed"] * 1_000_000)
-        arguments = {key: value for key, value in log["model"].items() if key != "encoding_type"}
-        initial = create_model("learned", **arguments).positions.position_embeddings.weight
+        initial = create_model(**log["model"]).positions.position_embeddings.weight
         trained = load_model(RESULTS / "learned" / "best_model.pth")[0].positions.position_embeddings.weight
         self.assertTrue(torch.equal(trained[16:], initial[16:]))
         self.assertTrue((trained[:16] != initial[:16]).any(dim=1).all())
@@ -88,5 +88,5 @@ class Results(TemporaryFolder):
     def test_figures_are_whole(self):
         figures = [RESULTS / name for name in ("extrapolation_curves.png", "extrapolation/extrapolation_curves.png",
                                                "extrapolation/learned_position_embeddings.png", "position_viz/encodings.png")]
-        for figure in figures + [RESULTS / encoding / "training_curves.png" for encoding in ENCODINGS]:
+        for figure in figures + [RESULTS / encoding / "training_curves.png" for encoding in TRAINED_BY_DEFAULT]:
             self.assertEqual(figure.read_bytes()[:8], b"\x89PNG\r\n\x1a\n")

@@ -9,9 +9,13 @@ import torch
 import train
 import training
 from checkpoint import load_model
+from dataset import SortingDataset, make_loader
 from files import replacing
+from model import create_model
+from positional_encoding import REQUIRED, LearnedPositionalEncoding
 from tests.helpers import TemporaryFolder, command
-from training import TrainingConfig, learning_rate
+from training import TrainingConfig, focal_loss, learning_rate, make_optimizer
+from variants import VARIANTS
 
 SMALL = ("--d-model", 16, "--num-heads", 2, "--num-layers", 1, "--d-ff", 16, "--batch-size", 8, "--dropout", 0.1, "--device", "cpu")
 
@@ -97,6 +101,41 @@ class Train(TemporaryFolder):
             self.assertEqual(*([epoch[key] for epoch in self.log(name)["epochs"]] for name in ("whole", "stopped")))
         self.assertEqual(self.log("whole")["test"], self.log("stopped")["test"])
 
+    def test_augmentation_is_recorded_changes_the_weights_and_is_off_in_the_required_three(self):
+        for name, options in [("plain", ()), ("augmented", ("--augmentation", "crop+shift+swap")), ("again", ("--augmentation", "crop+shift+swap"))]:
+            self.train(name, *options, epochs=1)
+        self.assertEqual([self.log(name)["training"]["augmentation"] for name in ("plain", "augmented")], ["none", "crop+shift+swap"])
+        self.assert_same_bits("augmented", "again")
+        with self.assertRaises(AssertionError):
+            self.assert_same_bits("augmented", "plain")
+        self.assertEqual({VARIANTS[name].augmentation for name in REQUIRED}, {"none"})
+
+    def test_focal_loss_is_its_formula_and_the_log_holds_the_cross_entropy(self):
+        logits, labels = torch.tensor([[2.0, 0.0], [0.5, 1.0], [3.0, -3.0]]), torch.tensor([0, 0, 1])
+        p = logits.softmax(dim=1)[range(3), labels]
+        torch.testing.assert_close(focal_loss(logits, labels, 2.0), (-(1 - p) ** 2 * p.log()).mean())
+        torch.testing.assert_close(focal_loss(logits, labels, 0.0), training.F.cross_entropy(logits, labels))
+        losses, weights = [], []
+        for focus in (0.0, 2.0):
+            torch.manual_seed(0)
+            model = create_model("none", d_model=8, num_heads=1, num_layers=1, d_ff=8, dropout=0.0)
+            (batch,) = make_loader(SortingDataset(self.small_data() / "val.json", max_len=8), 20)
+            config = TrainingConfig(focus=focus, epochs=1)
+            losses.append(training.train_epoch(model, [batch], make_optimizer(model, config), config, 1)["loss"])
+            weights.append(model.embedding.weight)
+        self.assertEqual(*losses)
+        self.assertFalse(torch.equal(*weights))
+
+    def test_the_positions_learn_at_their_own_rate(self):
+        with mock.patch.object(LearnedPositionalEncoding, "lr_scale", 0.0):
+            self.train("still", epochs=1)
+        torch.manual_seed(0)
+        initial = create_model("learned", d_model=16, num_heads=2, num_layers=1, d_ff=16)
+        still = self.weights("still")
+        key = "positions.position_embeddings.weight"
+        self.assertTrue(torch.equal(still[key], initial.state_dict()[key]))
+        self.assertFalse(torch.equal(still["embedding.weight"], initial.state_dict()["embedding.weight"]))
+
     def test_what_cannot_be_resumed_is_said_in_one_line(self):
         self.interrupted("stopped", after=1)
         self.assert_one_line(self.train("stopped", "--resume", "--lr", 0.5), "differs in training")
@@ -121,16 +160,16 @@ class Train(TemporaryFolder):
     def test_bad_options_exit_with_2(self):
         for options in [("--lr", 0), ("--lr", "nan"), ("--dropout", 1), ("--epochs", 0), ("--batch-size", "x"), ("--d-model", 10, "--num-heads", 4),
                         ("--device", "abacus"), ("--device", "meta"), ("--device", "cuda:99"), ("--nonsense",), ("--encoding", "alphabetical"),
-                        ("--seed", 10 ** 14), ("--d-model", 10 ** 9), ("--d-ff", 10 ** 9), ("--batch-size", 10 ** 20)]:
+                        ("--seed", 10 ** 14), ("--variant", "alphabetical"), ("--variant", "none", "--encoding", "none"), ("--pooling", "min"), ("--d-model", 10 ** 9), ("--d-ff", 10 ** 9), ("--batch-size", 10 ** 20)]:
             with self.subTest(options=options):
                 self.assert_one_line(command(train.main, "--data-dir", self.small_data(), "--output-dir", self.folder, *options))
 
-    def test_all_three_are_trained_and_copied_to_both_of_the_handout_s_places(self):
+    def test_all_four_are_trained_and_copied_to_both_of_the_handout_s_places(self):
         arguments = ("--data-dir", self.small_data(), "--output-dir", self.folder / "all", "--epochs", 1, *SMALL)
         status, output, errors = command(train.main, *arguments)
         self.assertEqual((status, errors), (0, ""))
         self.assertIn("none: at chance by construction", output)
-        for encoding in ("sinusoidal", "learned", "none"):
+        for encoding in ("sinusoidal", "learned", "none", "recommended"):
             for place, name in [("best_models", "best_model.pth"), ("training_logs", "training_log.json"), ("training_logs", "training_curves.png")]:
                 self.assertEqual((self.folder / "all" / place / f"{encoding}_{name}").read_bytes(),
                                  (self.folder / "all" / encoding / name).read_bytes())

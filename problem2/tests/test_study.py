@@ -1,0 +1,272 @@
+"""The study: its table of variants, its runs on a small scale, what it measures, and the proof over all windows."""
+
+import itertools
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+from unittest import mock
+
+import torch
+from torch import nn
+
+import study
+import study_analysis
+import study_figures
+import study_plots
+import verification
+from checkpoint import save_model
+from dataset import SortingDataset, make_loader
+from model import create_model
+from positional_encoding import ENCODINGS, REQUIRED
+from shortcut import TrendModel, features, measure_shortcut
+from tests.helpers import Oracle, TemporaryFolder, command
+from training import TrainingConfig
+from variants import RECOMMENDED, VARIANTS, Variant
+
+TINY = dict(d_model=16, num_heads=2, num_layers=1, d_ff=16, epochs=1)
+
+
+class Table(TemporaryFolder):
+    def test_a_variant_differs_from_its_parent_in_one_setting(self):
+        names = list(VARIANTS)
+        for name, variant in VARIANTS.items():
+            self.assertEqual(variant.name, name)
+            self.assertRegex(name, "^[a-z0-9_+-]+$", "a name is a file's name")
+            if variant.parent is not None:
+                self.assertLess(names.index(variant.parent), names.index(name))
+                parent = VARIANTS[variant.parent].settings()
+                self.assertEqual(sum(value != parent[key] for key, value in variant.settings().items()), 1, name)
+        self.assertEqual([name for name, variant in VARIANTS.items() if variant.parent is None], ["sinusoidal", RECOMMENDED])
+        self.assertEqual(len({tuple(variant.settings().values()) for variant in VARIANTS.values()}), len(VARIANTS), "no two are the same")
+
+    def test_the_required_three_are_the_defaults_of_the_course_s_model_and_of_training(self):
+        for name in REQUIRED:
+            self.assertEqual(VARIANTS[name].training_config(seed=3), TrainingConfig(seed=3))
+            self.assertEqual(create_model(**VARIANTS[name].model_arguments()).config, create_model(name, dropout=VARIANTS[name].dropout).config)
+        for encoding in ENCODINGS:
+            self.assertTrue(any(variant.encoding_type == encoding for variant in VARIANTS.values()))
+
+
+class Study(TemporaryFolder):
+    """Runs of tiny variants, in this process."""
+
+    def setUp(self):
+        super().setUp()
+        self.data = self.small_data((60, 20, 20), extrapolation=True)
+        tiny = {"root": Variant("root", encoding_type="learned", **TINY), "child": Variant("child", "root", encoding_type="relative_bias", **TINY),
+                RECOMMENDED: Variant(RECOMMENDED, encoding_type="local_bias", pooling="lowest", augmentation="crop+shift+swap", **TINY)}
+        for target in ("study.VARIANTS", "study.SCRATCH_DIR"):
+            patch = mock.patch(target, tiny if target.endswith("S") else self.folder / "scratch")
+            patch.start()
+            self.addCleanup(patch.stop)
+        self.variants = tiny
+
+    def study(self, *options):
+        with mock.patch.object(study, "ProcessPoolExecutor", lambda workers, mp_context: ThreadPoolExecutor(workers)):
+            return command(study.main, "--data-dir", self.data, "--runs-dir", self.folder / "runs", "--num-samples", 20, "--workers", 1, *options)
+
+    def records(self):
+        return {path.name: json.loads(path.read_text()) for path in (self.folder / "runs").iterdir()}
+
+    def test_each_run_leaves_one_record_that_describes_itself_and_no_weights(self):
+        status, output, errors = self.study("--seeds", 0, 3, "--only", "root", "child")
+        self.assertEqual((status, errors), (0, ""))
+        self.assertIn("4 runs to do", output)
+        self.assertIn("child, seed 3", output)
+        self.assertIn("4 of 4 done, 0 min left", output)
+        records = self.records()
+        self.assertEqual(sorted(records), ["child_0.json", "child_3.json", "root_0.json", "root_3.json"])
+        self.assertEqual(list((self.folder / "scratch").iterdir()), [])
+        for record in records.values():
+            self.assertEqual(record["settings"], self.variants[record["variant"]].settings())
+            self.assertEqual((len(record["accuracy"]), {entry["n"] for entry in record["accuracy"]}, record["test"]["n"]), (55, {20}, 20))
+            self.assertEqual("untrained_rows" in record, record["variant"] == "root")
+        self.assertNotEqual(records["child_0.json"]["train"], records["child_3.json"]["train"])
+
+    def test_what_is_done_is_not_done_again_and_what_was_interrupted_goes_on(self):
+        with mock.patch.object(study, "measure_run", side_effect=KeyboardInterrupt):
+            self.study("--seeds", 0, "--only", "root")
+        self.assertFalse((self.folder / "runs").exists())
+        self.assertTrue((self.folder / "scratch" / "root_0" / "resume.pth").exists())
+        with mock.patch("training.train_epoch", side_effect=AssertionError("trained again")):
+            self.assertEqual(self.study("--seeds", 0, "--only", "root")[0], 0)
+        self.assertIn("0 runs to do", self.study("--seeds", 0, "--only", "root")[1])
+        output = self.study("--list")[1]
+        self.assertRegex(output, r"root +a root +seeds: 0; [0-9]+ s a run")
+        self.assertRegex(output, r"child +root, but encoding_type = relative_bias +seeds: none yet")
+
+    def test_no_run_starts_after_the_time_is_up(self):
+        with mock.patch.object(study, "time", mock.Mock(monotonic=itertools.count(0, 25).__next__, perf_counter=time.perf_counter)):
+            output = self.study("--seeds", 0, 1, "--only", "root", "child", "--minutes", 1)[1]
+        self.assertIn("3 runs were not started in 1 minutes", output)
+        self.assertEqual(len(self.records()), 1)
+
+    def test_records_of_other_settings_or_data_are_refused(self):
+        self.study("--seeds", 0, "--only", "child")
+        self.variants["child"] = Variant("child", "root", **TINY | {"d_ff": 8})
+        self.assert_one_line(self.study("--list"), "child_0.json", "or no longer, in variants.py")
+        self.variants["child"] = Variant("child", "root", encoding_type="relative_bias", **TINY)
+        (self.data / "train.json").write_text((self.data / "train.json").read_text() + " ")
+        self.assert_one_line(self.study("--seeds", 0, "--only", "child"), "child_0.json", "other data")
+        (self.folder / "runs" / "child_0.json").write_text("[]")
+        self.assert_one_line(self.study("--list"), "no record of a run")
+
+    def test_figures_are_drawn_from_the_records(self):
+        self.study("--seeds", 0, 1)
+        torch.manual_seed(0)
+        model = create_model(**self.variants[RECOMMENDED].model_arguments())
+        save_model(self.folder / RECOMMENDED / "best_model.pth", model.config, model.state_dict(), {"train_sha256": ""})
+        names = ("root", "child", RECOMMENDED)
+        with mock.patch.multiple(study_figures, LONGEST={300: 4}, LEARNED=("root",), COMPARED=names, SCALING=names), \
+                mock.patch.multiple(verification, VALUES=4):
+            status, _, errors = command(study_figures.main, "--runs-dir", self.folder / "runs", "--results-dir", self.folder,
+                                        "--data-dir", self.data, "--output-dir", self.folder / "out")
+        self.assertEqual((status, errors), (0, ""))
+        figures = sorted(path.stem for path in (self.folder / "out").glob("*.png"))
+        self.assertEqual(figures, ["bias", "dilution", "gap", "grid_one_inversion", "grid_one_swap", "grid_reversed", "grid_shuffled", "grid_swap",
+                                   "neighbour_head", "pairs", "shortcut", "ties", "untrained_rows"])
+        examined = json.loads((self.folder / "out" / "recommended.json").read_text())
+        self.assertEqual({entry["length"] for entry in examined["accuracy"]}, {8, 12, 16, 32, 64, 128, 256, 300})
+        self.assertEqual(examined["every_window"]["descents"], 6)
+
+    def test_figures_without_records_are_one_line(self):
+        self.assert_one_line(command(study_figures.main, "--runs-dir", self.folder, "--data-dir", self.data), "python study.py")
+
+
+class Measures(TemporaryFolder):
+    def test_mean_and_interval_over_seeds(self):
+        mean, half = study_plots.mean_interval([1.0, 2.0, 3.0, 4.0, 5.0])
+        self.assertEqual(mean, 3)
+        self.assertAlmostEqual(half, 2.776 * (2.5 / 5) ** 0.5)
+        self.assertEqual(study_plots.mean_interval([0.5]), (0.5, 0.0))
+
+    def test_the_trend_is_the_least_squares_line_and_sees_no_single_inversion(self):
+        line, flat = torch.tensor([[2, 4, 6, 8, 10]]), torch.tensor([[7, 7, 7, 7, 7]])
+        torch.testing.assert_close(features(torch.cat([line, flat])), torch.tensor([[10, 0, 1, 0.2], [0, 0, 0, 0.2]], dtype=torch.float64))
+        generator = torch.Generator().manual_seed(0)
+        sequences = torch.randint(100, (600, 12), generator=generator)
+        sequences[::2] = sequences[::2].sort(dim=1).values
+        labels = (sequences.diff(dim=1) >= 0).all(dim=1).long()
+        trend = TrendModel([(sequences, labels)])
+        self.assertGreater(((trend.margins(sequences) > 0) == labels).double().mean(), 0.99)
+        inverted = sequences[::2].clone()
+        inverted[:, [5, 6]] = inverted[:, [6, 5]]
+        self.assertGreater((trend.margins(inverted) > 0).double().mean(), 0.5)
+
+    def test_agreement_with_the_trend(self):
+        data = self.small_data((200, 20, 100))
+        train, test = ([(batch["sequence"], batch["label"]) for batch in make_loader(SortingDataset(data / f"{split}.json"), 50)]
+                       for split in ("train", "test"))
+        trend = TrendModel(train)
+        result = measure_shortcut(Oracle(), trend, test)
+        self.assertEqual((result["n"], result["accuracy"], result["accuracy_where_trend_is_right"]), (100, 1, 1))
+        self.assertAlmostEqual(result["agreement"], result["trend_accuracy"])
+        self.assertTrue(0.5 < result["trend_accuracy"] < 1 and 0 < result["kappa"] < 1)
+        self.assertEqual(result["trend_wrong"], round(100 * (1 - result["trend_accuracy"])))
+
+    def test_pairs_ties_and_margins_of_one_that_knows(self):
+        for each in (1, 8):
+            table = study_analysis.measure_pairs(Oracle(), each)
+            self.assertEqual((table.shape, study_analysis.pair_errors(table)), ((100, 100), []))
+        table[3, 2], table[2, 3] = 1, -1
+        self.assertEqual(study_analysis.pair_errors(table), [[2, 3], [3, 2]])
+        ties = study_analysis.measure_ties(Oracle(), count=20)
+        self.assertEqual({record["accuracy"] for record in ties}, {1.0})
+        self.assertEqual([record["distinct"] for record in ties if record["set"] == "one_inversion"], [2, 4, 8, 16])
+        data = self.small_data((60, 20, 20), extrapolation=True)
+        self.assertEqual(study_analysis.measure_dilution(Oracle(), data, [16], 20),
+                         [{"length": 16, "n": 20, "margin_sorted_mean": 6.0, "margin_sorted_std": 0.0,
+                           "margin_one_inversion_mean": -6.0, "margin_one_inversion_std": 0.0}])
+
+    def test_heads_that_look_at_one_neighbour_are_seen_to(self):
+        data = self.small_data((60, 20, 20), extrapolation=True)
+        model = create_model("local_bias", d_model=16, num_heads=3 - 1, num_layers=1, d_ff=16).eval()
+        model.positions.weights.data = torch.tensor([[50.0, 0, 0], [0, 0, 50.0]])
+        before, after = study_analysis.measure_heads(model, data, [16], 20)
+        for record, side in [(before, "before"), (after, "after")]:
+            self.assertAlmostEqual(record[side], 1, places=4)
+            self.assertAlmostEqual(record["top_weight"], 1, places=4)
+            self.assertAlmostEqual(record["entropy"], 0, places=3)
+            self.assertAlmostEqual(record["before"] + record["itself"] + record["after"], 1, places=4)
+        self.assertIn(study_plots.neighbour_head({"heads": [before, after]})[1:], [(0, "before"), (1, "after")])
+
+    def test_policies_for_untrained_rows(self):
+        table = torch.arange(10.0).unsqueeze(1)
+        policies = {name: rows.flatten().tolist() for name, rows in study_analysis.row_policies(table, 4, 7).items()}
+        self.assertEqual(policies, {"initial": list(range(10)), "zeros": [0, 1, 2, 3, 0, 0, 0, 0, 0, 0], "copies": [0, 1, 2, 3, 0, 1, 2, 3, 0, 1],
+                                    "interpolation": [0, 0.5, 1, 1.5, 2, 2.5, 3, 7, 8, 9]})
+        data, model = self.small_data((60, 20, 20), extrapolation=True), create_model("learned", d_model=16, num_heads=2, num_layers=1, d_ff=16).eval()
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        records = study_analysis.measure_untrained_rows(model, data, [16, 32], 20, 16)
+        self.assertEqual(len(records), 2 * 4 * 2)
+        self.assertEqual(len({record["loss"] for record in records if (record["length"], record["negatives"]) == (16, "swap")}), 1)
+        self.assertGreater(len({record["loss"] for record in records if (record["length"], record["negatives"]) == (32, "swap")}), 2)
+        self.assertTrue(all(torch.equal(value, before[name]) for name, value in model.state_dict().items()), "the model is left as it was")
+
+
+class Verification(TemporaryFolder):
+    """With five values instead of a hundred, where every sequence up to a length can be tried."""
+
+    def setUp(self):
+        super().setUp()
+        patch = mock.patch.object(verification, "VALUES", 5)
+        patch.start()
+        self.addCleanup(patch.stop)
+
+    def model(self, seed):
+        torch.manual_seed(seed)
+        model = create_model("local_bias", d_model=12, num_heads=2, num_layers=1, d_ff=16, dropout=0.0, pooling="lowest").eval()
+        nn.init.normal_(model.positions.weights)
+        return model
+
+    def trained(self):
+        """A model that has learned the five values."""
+        model = self.model(0)
+        optimizer = torch.optim.Adam(model.parameters(), 0.01)
+        sequences = torch.tensor(list(itertools.product(range(5), repeat=4)))
+        labels = (sequences.diff(dim=1) >= 0).all(dim=1).long()
+        weights = torch.tensor([1.0, 8.0])
+        for _ in range(300):
+            optimizer.zero_grad()
+            loss = sum(nn.functional.cross_entropy(model(sequences[:, :n]), (sequences[:, :n].diff(dim=1) >= 0).all(dim=1).long(), weights)
+                       for n in (1, 2, 3, 4))
+            loss.backward()
+            optimizer.step()
+        self.assertTrue(torch.equal(model.predict(sequences), labels), "the test's model has not learned")
+        return model
+
+    def test_the_margin_of_a_sequence_is_the_lowest_of_its_windows(self):
+        model = self.model(1)
+        windows = verification.window_margins(model)
+        for sequence in itertools.product(range(5), repeat=4):
+            a, b, c, d = sequence
+            expected = min(windows["first"][a, b], windows["inner"][a, b, c], windows["inner"][b, c, d], windows["last"][c, d])
+            logits = model(torch.tensor([sequence]))[0]
+            self.assertAlmostEqual((logits[1] - logits[0]).item(), expected.item(), places=4)
+        self.assertAlmostEqual((model(torch.tensor([[3]])) @ torch.tensor([-1.0, 1.0])).item(), windows["single"][3].item(), places=4)
+
+    @torch.no_grad()
+    def test_a_model_proved_right_is_right_on_every_sequence_and_a_spoilt_one_is_not_proved(self):
+        with torch.enable_grad():
+            model = self.trained()
+        windows = verification.window_margins(model)
+        verdict = verification.judge(windows)
+        self.assertEqual((verdict["every_sequence_right"], verdict["descents"], verdict["windows_without_descent"]), (True, 10, 5 + 15 + 15 + 35))
+        for length in (1, 2, 3, 6):
+            sequences = torch.tensor(list(itertools.product(range(5), repeat=length)))
+            self.assertTrue(torch.equal(model.predict(sequences), (sequences.diff(dim=1) >= 0).all(dim=1).long()), length)
+        for key, place, value, fault in [("single", 2, -1, "called_unsorted"), ("inner", (1, 1, 3), -1, "called_unsorted"), ("first", (0, 4), 0, "called_unsorted"),
+                                         ("last", (2, 2), -1, "called_unsorted")]:
+            spoilt = {name: margins.clone() for name, margins in windows.items()}
+            spoilt[key][place] = value
+            self.assertEqual((verification.judge(spoilt)[fault], verification.judge(spoilt)["every_sequence_right"]), (1, False))
+        spoilt = {name: margins.clone() for name, margins in windows.items()}
+        spoilt["inner"][1, 3, 2], spoilt["inner"][3, 2, 4] = 1, 1  # 1 3 2 4 passes now
+        self.assertEqual(verification.judge(spoilt)["not_always_noticed"], 1)
+        spoilt["inner"][:, 3, 2], spoilt["first"][3, 2] = -1, -1  # the 3 notices it whatever comes before
+        self.assertEqual(verification.judge(spoilt)["not_always_noticed"], 0)
+
+    def test_it_applies_to_the_recommended_kind_alone(self):
+        self.assertTrue(verification.applies(self.model(0)))
+        for changes in ({"num_layers": 2}, {"encoding_type": "relative_bias"}, {"pooling": "max"}):
+            self.assertFalse(verification.applies(create_model(**{"encoding_type": "local_bias", "num_layers": 1, "pooling": "lowest", "d_model": 8, "num_heads": 1} | changes)))

@@ -1,0 +1,97 @@
+"""The table of variants: which model, trained how. A variant differs from its parent in one setting, so that a difference in
+accuracy has one cause.
+
+Two stand on their own: the first required baseline, at the assignment's sizes, and `recommended`, which all of the study's
+variants descend from. The study's grid is made of smaller models and shorter runs than the recommended one, for there are many.
+"""
+
+from dataclasses import asdict, dataclass, fields, replace
+
+from model import ModelConfig
+from positional_encoding import ENCODINGS, REQUIRED
+from training import TrainingConfig
+
+BASELINE = REQUIRED[0]
+RECOMMENDED = "recommended"
+GRID = "local_bias-lowest-augmented"
+TRAINED_BY_DEFAULT = (*REQUIRED, RECOMMENDED)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """All settings of a run but its seed; the fields after `parent` are those of `ModelConfig` and of `TrainingConfig`."""
+
+    name: str
+    parent: str | None = None
+    encoding_type: str = "sinusoidal"
+    pooling: str = "mean"
+    log_scaling: bool = False
+    d_model: int = 128
+    num_heads: int = 4
+    num_layers: int = 4
+    d_ff: int = 512
+    dropout: float = 0.0
+    augmentation: str = TrainingConfig.augmentation
+    epochs: int = TrainingConfig.epochs
+    batch_size: int = TrainingConfig.batch_size
+    lr: float = TrainingConfig.lr
+    weight_decay: float = TrainingConfig.weight_decay
+    focus: float = TrainingConfig.focus
+
+    def settings(self):
+        """Every field but the name and the parent, as a dict."""
+        return {key: value for key, value in asdict(self).items() if key not in ("name", "parent")}
+
+    def model_arguments(self):
+        """The arguments for `SortingClassifier`."""
+        return self._those_of(ModelConfig)
+
+    def training_config(self, seed):
+        """The `TrainingConfig` of a run with this seed."""
+        return TrainingConfig(seed=seed, **self._those_of(TrainingConfig))
+
+    def _those_of(self, config):
+        names = {field.name for field in fields(config)}
+        return {key: value for key, value in self.settings().items() if key in names}
+
+
+def make_variants():
+    """`{name: Variant}`, each behind its parent."""
+    variants = {}
+
+    def root(name, **settings):
+        variants[name] = Variant(name, **settings)
+
+    def derive(parent, name, **change):
+        variants[name] = replace(variants[parent], name=name, parent=parent, **change)
+
+    root(BASELINE, encoding_type=BASELINE)
+    for encoding in REQUIRED[1:]:
+        derive(BASELINE, encoding, encoding_type=encoding)
+
+    root(RECOMMENDED, encoding_type="local_bias", pooling="lowest", augmentation="crop+shift+swap", num_layers=1, epochs=40, focus=2.0)
+    for augmentation in ("none", "crop+shift", "crop+swap", "shift+swap", "crop", "shift", "swap"):
+        derive(RECOMMENDED, f"recommended-{augmentation}", augmentation=augmentation)
+    for name, change in [("mean", {"pooling": "mean"}), ("max", {"pooling": "max"}), ("relative_bias", {"encoding_type": "relative_bias"}),
+                         ("2layers", {"num_layers": 2}), ("cross_entropy", {"focus": 0.0}), ("narrow", {"d_model": 64})]:
+        derive(RECOMMENDED, f"recommended-{name}", **change)
+
+    # The grid: every encoding x pooling x with and without augmentation, half as wide and half as long as the recommended variant.
+    # A cell without augmentation hangs on the one with it, one of another encoding on that of local_bias.
+    derive("recommended-narrow", GRID, epochs=20)
+    for pooling in ("lowest", "max", "mean", "attention"):
+        for encoding in ("local_bias", *(name for name in ENCODINGS if name != "local_bias")):
+            cell = f"{encoding}-{pooling}"
+            if encoding != "local_bias":
+                derive(f"local_bias-{pooling}-augmented", f"{cell}-augmented", encoding_type=encoding)
+            elif pooling != "lowest":
+                derive(GRID, f"{cell}-augmented", pooling=pooling)
+            derive(f"{cell}-augmented", f"{cell}-plain", augmentation="none")
+    for encoding in ENCODINGS:
+        derive(f"{encoding}-max-augmented", f"{encoding}-max-augmented-2layers", num_layers=2)
+    for parent in ("relative_bias-max-augmented", "relative_bias-mean-augmented", "sinusoidal-max-augmented"):
+        derive(parent, f"{parent}-scaled", log_scaling=True)
+    return variants
+
+
+VARIANTS = make_variants()
