@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from analysis import evaluation_groups, load_group, measure_group
+from analysis import classify_group, evaluation_groups, load_group, measure_group
 from checkpoint import load_model
 from cli import DATA_DIR, HERE, RESULTS_DIR, Parser, UserError, run, whole_number
 from dataset import SPLITS, create_dataloaders
@@ -57,8 +57,10 @@ def train_variant(variant, seed, data_dir, folder):
 def measure_run(model, loaders, data_dir, num_samples):
     """Everything that the study asks of a trained model: a dict of records."""
     batches = [[(batch["sequence"], batch["label"]) for batch in loader] for loader in loaders]
-    accuracy = [record for group in evaluation_groups(TEST_LENGTHS)
-                for record in measure_group(model, load_group(data_dir, group, num_samples), group)]
+    accuracy = []
+    for group in evaluation_groups(TEST_LENGTHS):
+        sets = load_group(data_dir, group, num_samples)
+        accuracy += measure_group(classify_group(model, sets), sets, group)
     measures = {"test": evaluate(model, loaders[2]), "accuracy": accuracy,
                 "shortcut": measure_shortcut(model, TrendModel(batches[0]), batches[2]),
                 "dilution": measure_dilution(model, data_dir, LONGER, num_samples),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from analysis import find_failures, load_group, measure_group
+from analysis import classify_group, find_failures, load_group, measure_group
 from checkpoint import load_model
 from cli import DATA_DIR, RESULTS_DIR, Parser, Progress, UserError, run
 from files import read_json, save_figure, write_json
@@ -43,8 +43,9 @@ def examine(model, data_dir):
     for number, length in enumerate(lengths):
         about = {"encoding": RECOMMENDED, "set": "length", "length": length, "gap_source": None}
         sets = make_long_sets(length, LONGEST[length]) if length in LONGEST else load_group(data_dir, about)
-        accuracy += measure_group(model, sets, about)
-        failures += find_failures(model, sets, about, most=MOST_FAILURES)
+        logits = classify_group(model, sets)
+        accuracy += measure_group(logits, sets, about)
+        failures += find_failures(logits, sets, about, most=MOST_FAILURES)
         progress.update(sum(lengths[:number + 1]))
     tables = {name: measure_pairs(model, each) for name, each in [("alone", 1), ("eight of each", 8)]}
     return {"accuracy": accuracy, "failures_of_each_set_at_most": MOST_FAILURES, "failures": failures,

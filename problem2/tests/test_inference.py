@@ -14,7 +14,7 @@ from checkpoint import load_model, save_model
 from inference import MOST_VALUES, parse_sequence
 from model import create_model
 from positional_encoding import ENCODINGS
-from tests.helpers import RESULTS, Oracle, TemporaryFolder, command, needs_results
+from tests.helpers import RESULTS, Oracle, TemporaryFolder, command
 
 ABOUT = {"train_sha256": ""}
 
@@ -165,7 +165,6 @@ class Checkpoints(TemporaryFolder):
             self.assertFalse((self.folder / "ran").exists())
 
 
-@needs_results
 class Script(TemporaryFolder):
     def test_from_another_folder(self):
         script = RESULTS.parent / "inference.py"
