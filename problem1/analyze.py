@@ -14,7 +14,7 @@ from cli import DATA_DIR, HERE, RESULTS_DIR, Parser, UserError, choose_device, r
 from dataset import AdditionDataset, encode_problems
 from ablation import measure_pairs, numbers
 from examination import Examination, stratify
-from files import read_json, save_figure, sha256, write_json
+from files import locked, save_figure, sha256, write_json
 from generate_data import ensure_data
 from head_plots import (plot_breakdown, plot_case, plot_head, plot_importance, plot_overview, plot_pruning, plot_rank_correlation,
                         plot_route, plot_seeds, plot_sites)
@@ -127,11 +127,8 @@ def load_sets(args, about):
     return choose_problems(train, test, about["num_digits"], args.num_samples)
 
 
-def main(arguments=None):
-    args = make_parser().parse_args(arguments)
-    device = choose_device(args.device)
-    if args.seeds:
-        return compare_seeds(args.seeds, args, device)
+def analyze(args, device):
+    """Draw `--problem`, or run every measurement on the model and write the records and figures."""
     model, about = load_model(args.model_path or args.results_dir / "best_model.pth", device)
     num_digits = about["num_digits"]
     output_dir = args.output_dir or args.results_dir
@@ -193,6 +190,13 @@ def main(arguments=None):
     write_json(folder / "pruning.json", pruning)
     if pruning["pruned_model"]:
         done(f"the pruned model answers {pruning['pruned_model']['exact_match']:.2%} of all {pruning['pruned_model']['pairs']:,} pairs")
+
+
+def main(arguments=None):
+    args = make_parser().parse_args(arguments)
+    device = choose_device(args.device)
+    with locked(args.output_dir or args.results_dir):
+        compare_seeds(args.seeds, args, device) if args.seeds else analyze(args, device)
 
 
 if __name__ == "__main__":

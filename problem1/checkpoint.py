@@ -31,7 +31,7 @@ def load_model(path, device="cpu", remedy="train the model with python train.py"
     saved = read_checkpoint(path, device, remedy)
     try:
         config, about, weights = ModelConfig(**saved["config"]), saved["about"], saved["state_dict"]
-        check(config, about, weights)
+        check(config, about, weights, path.stat().st_size)
         with torch.device("meta"):  # shapes only: nothing is allocated until the weights are known to fit
             Seq2SeqTransformer(**asdict(config)).load_state_dict({name: value.to("meta") for name, value in weights.items()})
         model = Seq2SeqTransformer(**asdict(config))
@@ -42,7 +42,7 @@ def load_model(path, device="cpu", remedy="train the model with python train.py"
     return model.to(device).eval(), about
 
 
-def check(config, about, weights):
+def check(config, about, weights, file_size):
     """Raise ValueError unless this can be a model that adds numbers; what does not fit in shape is found by loading."""
     sizes = [getattr(config, field.name) for field in fields(config) if field.name != "dropout"]
     if not all(type(size) is int and 0 < size <= 100_000 for size in sizes):
@@ -51,9 +51,11 @@ def check(config, about, weights):
         raise ValueError("fewer weights than layers")
     if config.vocab_size != VOCAB_SIZE or not 0 <= config.dropout < 1:
         raise ValueError("the vocabulary or the dropout is no possible one")
-    if about["num_digits"] not in range(1, MAX_DIGITS + 1) or 2 * about["num_digits"] + 1 > config.max_len:
+    if type(about["num_digits"]) is not int or about["num_digits"] not in range(1, MAX_DIGITS + 1) or 2 * about["num_digits"] + 1 > config.max_len:
         raise ValueError("the number of digits is no possible one")
     if type(about["train_sha256"]) is not str:
         raise ValueError("the digest of the training data is no text")
+    if sum(value.numel() * value.element_size() for value in weights.values()) > file_size:
+        raise ValueError("the weights are larger than the file")  # as a tensor that repeats one number can claim to be
     if not all(bool(torch.isfinite(value).all()) for value in weights.values()):
         raise ValueError("a weight is not finite")

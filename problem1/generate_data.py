@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cli import DATA_DIR, Parser, UserError, run, whole_number
 from dataset import MAX_DIGITS, PLUS_TOKEN, SPLITS, number_range
-from files import replacing
+from files import locked, replacing
 
 
 def draw_pairs(size, num_digits, seed, seen):
@@ -37,7 +37,7 @@ def generate(output_dir=DATA_DIR, num_digits=3, seed=641, train_size=10_000, val
     """Write the three files, each of them whole; split k is drawn with seed + k and avoids the splits before it.
 
     Raises:
-        UserError: if there are not that many different problems of this size.
+        UserError: if there are not that many different problems of this size, or another run is writing there.
     """
     sizes = (train_size, val_size, test_size)
     low, high = number_range(num_digits)
@@ -48,7 +48,7 @@ def generate(output_dir=DATA_DIR, num_digits=3, seed=641, train_size=10_000, val
                         "at most that")
     seen = set()
     splits = [draw_pairs(size, num_digits, seed + k, seen) for k, size in enumerate(sizes)]
-    with ExitStack() as stack:
+    with locked(Path(output_dir)), ExitStack() as stack:
         for split, pairs in zip(SPLITS, splits):
             file = stack.enter_context(replacing(Path(output_dir) / f"{split}.json"))
             file.write(json.dumps([as_tokens(pair, num_digits) for pair in pairs], indent=2).encode())

@@ -16,7 +16,7 @@ from cli import DATA_DIR, RESULTS_DIR, Parser, UserError, choose_device, run
 from dataset import AdditionDataset, create_dataloaders, number_range
 from evaluation import evaluate
 from exhaustive import check_all_pairs, predict
-from files import sha256, write_json
+from files import locked, sha256, write_json
 from generate_data import ensure_data
 
 PROBLEM = re.compile(r"([0-9]+)\s*\+\s*([0-9]+)(?:\s*=)?")
@@ -132,9 +132,10 @@ def main(arguments=None):
         if foreign:
             raise UserError(f"{args.data_dir} does not hold the training problems of {args.model_path}, without which seen and unseen "
                             "pairs cannot be told apart: name the folder that does with --data-dir")
-        record = check_all_pairs(model, num_digits, AdditionDataset(args.data_dir / "train.json").inputs)
         path = args.model_path.parent / "exhaustive.json"
-        write_json(path, {"model": asdict(model.config), **about, **record})
+        with locked(path.parent):
+            record = check_all_pairs(model, num_digits, AdditionDataset(args.data_dir / "train.json").inputs)
+            write_json(path, {"model": asdict(model.config), **about, **record})
         print(f"{record['errors']:,} errors in all {record['pairs']:,} pairs, {record['unseen']['errors']:,} of them in the "
               f"{record['unseen']['pairs']:,} never seen in training; details in {path}")
     else:

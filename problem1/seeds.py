@@ -5,6 +5,7 @@ with another exponent of the focal loss, in results/seeds_focus_X.json and runs/
 """
 
 from dataclasses import asdict
+from itertools import accumulate
 from pathlib import Path
 
 import train
@@ -12,21 +13,30 @@ from checkpoint import load_model
 from cli import DATA_DIR, HERE, RESULTS_DIR, Parser, UserError, choose_device, number_from_zero, run, whole_number
 from dataset import AdditionDataset
 from exhaustive import check_all_pairs
-from files import read_json, write_json
+from files import locked, read_json, write_json
 from training import TrainingConfig
 
 
 def measure_seed(seed, focus, output_dir):
-    """Train with one seed in `output_dir`, resuming what an interrupted run left there; returns the seed's record."""
+    """Train with one seed in `output_dir`, resuming what an interrupted run left there.
+
+    Returns:
+        The seed's record; its `val_curve` has `[seconds, training problems, exact match on validation]` for each epoch, the
+        first two counted from the start of training.
+    """
     resume = ["--resume"] if (output_dir / "resume.pth").exists() else []
     train.main(["--seed", str(seed), "--focus", str(focus), "--output-dir", str(output_dir), *resume])
     log = read_json(output_dir / "training_log.json", "run python seeds.py again")
     model, about = load_model(output_dir / "best_model.pth", choose_device())
-    exhaustive = check_all_pairs(model, about["num_digits"], AdditionDataset(DATA_DIR / "train.json").inputs)
+    training_sources = AdditionDataset(DATA_DIR / "train.json").inputs
+    exhaustive = check_all_pairs(model, about["num_digits"], training_sources)
+    seconds = accumulate(epoch["seconds"] for epoch in log["epochs"])
     return {"seed": seed, "pairs": exhaustive["pairs"], "errors": exhaustive["errors"], "unseen": exhaustive["unseen"],
             "error_list": exhaustive["error_list"], "epochs": len(log["epochs"]), "best_epoch": log["best_epoch"],
             "first_epoch_at_full_validation": next(
                 (epoch["epoch"] for epoch in log["epochs"] if epoch["val"]["exact_match"] == 1), None),
+            "val_curve": [[round(elapsed, 3), epoch["epoch"] * len(training_sources), epoch["val"]["exact_match"]]
+                          for elapsed, epoch in zip(seconds, log["epochs"])],
             "test_exact_match": log["test"]["exact_match"], "seconds": sum(epoch["seconds"] for epoch in log["epochs"]),
             "model": log["model"], "training": log["training"], "environment": log["environment"]}
 
@@ -39,15 +49,16 @@ def main(arguments=None):
     args = parser.parse_args(arguments)
     control = "" if args.focus == TrainingConfig.focus else f"focus_{args.focus:g}"
     args.output = args.output or RESULTS_DIR / (f"seeds_{control}.json" if control else "seeds.json")
-    records = read_json(args.output, "run python seeds.py again") if args.output.exists() else []
-    for record in records:
-        if record["training"] != asdict(TrainingConfig(seed=record["seed"], focus=args.focus)):
-            raise UserError(f"{args.output} holds runs at other settings than the present ones: move it and runs/ away")
-    for seed in args.seeds:
-        if all(record["seed"] != seed for record in records):
-            print(f"seed {seed}", flush=True)
-            records.append(measure_seed(seed, args.focus, HERE / "runs" / control / f"seed_{seed}"))
-            write_json(args.output, sorted(records, key=lambda record: record["seed"]))
+    with locked(HERE / "runs"):
+        records = read_json(args.output, "run python seeds.py again") if args.output.exists() else []
+        for record in records:
+            if record["training"] != asdict(TrainingConfig(seed=record["seed"], focus=args.focus)):
+                raise UserError(f"{args.output} holds runs at other settings than the present ones: move it and runs/ away")
+        for seed in args.seeds:
+            if all(record["seed"] != seed for record in records):
+                print(f"seed {seed}", flush=True)
+                records.append(measure_seed(seed, args.focus, HERE / "runs" / control / f"seed_{seed}"))
+                write_json(args.output, sorted(records, key=lambda record: record["seed"]))
     for record in records:
         print(f"seed {record['seed']}: {record['errors']:,} errors in {record['pairs']:,} pairs, {record['seconds']:.0f} s")
 

@@ -13,7 +13,7 @@ from checkpoint import load_model
 from cli import DATA_DIR, RESULTS_DIR, Parser, UserError, choose_device, number_from_zero, positive_number, run, share, whole_number
 from dataset import SPLITS, create_dataloaders, get_vocab_size
 from evaluation import evaluate
-from files import save_figure, sha256, write_json
+from files import locked, save_figure, sha256, write_json
 from generate_data import ensure_data
 from model import Seq2SeqTransformer
 from plots import plot_training_curves
@@ -68,17 +68,17 @@ def main(arguments=None):
            "parameters": sum(parameter.numel() for parameter in model.parameters()),
            "data_sha256": {split: sha256(args.data_dir / f"{split}.json") for split in SPLITS},
            "environment": environment(device)}
-    try:
-        log = fit(model, train_loader, val_loader, config, log, args.output_dir, args.resume)
-    except KeyboardInterrupt:
-        raise UserError("interrupted; continue with the same options and --resume") from None
-
-    best_model, _ = load_model(args.output_dir / "best_model.pth", device)
-    log["test"] = evaluate(best_model, test_loader)
-    log["seconds"] = time.perf_counter() - start
-    write_json(args.output_dir / "training_log.json", log)
-    save_figure(args.output_dir / "training_curves.png", plot_training_curves(log))
-    (args.output_dir / "resume.pth").unlink(missing_ok=True)
+    with locked(args.output_dir):
+        try:
+            log = fit(model, train_loader, val_loader, config, log, args.output_dir, args.resume)
+        except KeyboardInterrupt:
+            raise UserError("interrupted; continue with the same options and --resume") from None
+        best_model, _ = load_model(args.output_dir / "best_model.pth", device)
+        log["test"] = evaluate(best_model, test_loader)
+        log["seconds"] = time.perf_counter() - start
+        write_json(args.output_dir / "training_log.json", log)
+        save_figure(args.output_dir / "training_curves.png", plot_training_curves(log))
+        (args.output_dir / "resume.pth").unlink(missing_ok=True)
     low, high = log["test"]["exact_match_interval"]
     print(f"best epoch {log['best_epoch']}; test exact match, free-running: {log['test']['exact_match']:.2%} "
           f"(95% interval {low:.2%} to {high:.2%}, n = {log['test']['n']:,}); {log['seconds']:.0f} s; "

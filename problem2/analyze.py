@@ -9,7 +9,7 @@ from analysis import (MAIN_KINDS, accuracy_table, classify_group, evaluation_gro
                       measure_shift)
 from checkpoint import load_model
 from cli import DATA_DIR, RESULTS_DIR, Parser, Progress, choose_device, run, whole_number
-from files import read_json, replacing, save_figure, write_json
+from files import locked, read_json, replacing, save_figure, write_json
 from generate_data import TEST_LENGTHS, ensure_data
 from plots import plot_attention, plot_encodings, plot_extrapolation, plot_position_embeddings
 from positional_encoding import REQUIRED, visualize_positional_encoding
@@ -40,11 +40,9 @@ def copy(source, target):
         file.write(source.read_bytes())
 
 
-def main(arguments=None):
-    args = make_parser().parse_args(arguments)
+def analyze(args, output_dir):
+    """Run every measurement, and write the records and figures into `output_dir`."""
     device, results_dir = choose_device(args.device), args.results_dir
-    output_dir = args.output_dir or results_dir / "extrapolation"
-    ensure_data(args.data_dir)
     models = {name: load_model(results_dir / name / "best_model.pth", device)[0] for name in TRAINED_BY_DEFAULT}
     logs = {name: read_json(results_dir / name / "training_log.json", "train the model with python train.py") for name in TRAINED_BY_DEFAULT}
 
@@ -88,6 +86,14 @@ def main(arguments=None):
             copy(output_dir / name, results_dir / "position_viz" / name)
     print(accuracy_table(accuracy))
     print(f"written to {output_dir}")
+
+
+def main(arguments=None):
+    args = make_parser().parse_args(arguments)
+    ensure_data(args.data_dir)
+    output_dir = args.output_dir or args.results_dir / "extrapolation"
+    with locked(output_dir):
+        analyze(args, output_dir)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def load_model(path, device="cpu"):
     saved = read_checkpoint(path, device, remedy)
     try:
         config, about, weights = ModelConfig(**saved["config"]), saved["about"], saved["state_dict"]
-        check(config, about, weights)
+        check(config, about, weights, path.stat().st_size)
         with torch.device("meta"):  # shapes only: nothing is allocated until the weights are known to fit
             SortingClassifier(**asdict(config)).load_state_dict({name: value.to("meta") for name, value in weights.items()})
         model = SortingClassifier(**asdict(config))
@@ -43,7 +43,7 @@ def load_model(path, device="cpu"):
     return model.to(device).eval(), about
 
 
-def check(config, about, weights):
+def check(config, about, weights, file_size):
     """Raise ValueError unless this can be a model that sorts; what does not fit in shape is found by loading."""
     sizes = [getattr(config, field.name) for field in fields(config) if field.type is int]
     if not all(type(size) is int and 0 < size <= 100_000 for size in sizes):
@@ -56,5 +56,7 @@ def check(config, about, weights):
         raise ValueError("the scaling of the scores is neither on nor off")
     if type(about["train_sha256"]) is not str:
         raise ValueError("the digest of the training data is no text")
+    if sum(value.numel() * value.element_size() for value in weights.values()) > file_size:
+        raise ValueError("the weights are larger than the file")  # as a tensor that repeats one number can claim to be
     if not all(bool(torch.isfinite(value).all()) for value in weights.values()):
         raise ValueError("a weight is not finite")

@@ -28,18 +28,22 @@ def run(main):
     except UserError as error:
         status = complain(error)
     except BrokenPipeError:  # the reader of our output has gone, as in `... | head`
-        sys.stdout = open(os.devnull, "w")
         status = 141
     except KeyboardInterrupt:
         status = complain("interrupted", 130)
     except OSError as error:
-        status = complain(f"{error.filename or 'a file'}: {error.strerror or error}")
+        status = complain(f"{error.filename or 'output'}: {error.strerror or error}")
+    try:
+        sys.stdout.flush()
+    except OSError:  # what is left of the output has nowhere to go, and Python would say so once more at its end
+        sys.stdout = open(os.devnull, "w")
     sys.exit(status)
 
 
 def complain(error, status=2):
-    """Print one line to standard error; returns the exit status."""
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    """Print one line to standard error, without control characters and not too long; returns the exit status."""
+    line = "".join(character if character.isprintable() else "?" for character in " ".join(str(error).split()))
+    print("error:", line if len(line) <= 800 else f"{line[:400]} ... {line[-400:]}", file=sys.stderr)
     return status
 
 

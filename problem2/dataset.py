@@ -49,7 +49,7 @@ def _fault(entry):
         return '"sequence" must be a list of values'
     if not all(type(value) is int and 0 <= value <= LARGEST_VALUE for value in sequence):
         return f"values must be whole numbers from 0 to {LARGEST_VALUE}"
-    if entry["length"] != len(sequence):
+    if type(entry["length"]) is not int or entry["length"] != len(sequence):
         return f'"length" is {entry["length"]}, but there are {len(sequence)} values'
     if type(entry["is_sorted"]) is not int or entry["is_sorted"] != (sequence == sorted(sequence)):
         return f'"is_sorted" is {entry["is_sorted"]}, which is not so'

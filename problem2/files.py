@@ -1,6 +1,9 @@
-"""Files that are replaced whole or not at all, and checkpoints that load without running code."""
+"""Files that are replaced whole or not at all, folders that one run at a time writes to, and checkpoints that run no code."""
 
+import errno
+import glob
 import hashlib
+import io
 import json
 import os
 import warnings
@@ -10,11 +13,22 @@ import torch
 
 from cli import UserError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    import msvcrt
+
 
 @contextmanager
 def replacing(path):
-    """Open a binary file that takes the place of `path` when the block ends well; else `path` stays as it was."""
+    """Open a binary file that takes the place of `path` when the block ends well; else `path` stays as it was.
+
+    Raises:
+        OSError: if the disk is full or may not be written; it names `path`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.[0-9]*.tmp"):  # of a run that was killed in the middle of this
+        leftover.unlink(missing_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
@@ -22,8 +36,39 @@ def replacing(path):
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        name = str(path) if error.filename in (None, str(temporary)) else error.filename
+        raise OSError(error.errno, error.strerror or str(error), name) from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(folder):
+    """Keep other runs from writing to `folder` while the block runs. The lock ends with the process, however that ends.
+
+    Raises:
+        UserError: if another run holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "ab") as file:
+        try:
+            lock(file)
+        except OSError as error:
+            if error.errno in HELD:
+                raise UserError(f"another run is writing to {folder}: wait until it has ended, or give this one another folder") from None
+        yield
+
+
+HELD = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)  # other errors come from file systems that know no locks
+
+
+def lock(file):
+    """Lock an open file until it is closed; OSError with one of HELD if another process has it."""
+    if os.name == "posix":
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    else:
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
 
 
 def sha256(path):
@@ -53,12 +98,16 @@ def read_json(path, missing):
 
 def write_checkpoint(path, value):
     """Save a dict of plain tensors and plain Python values, whole."""
+    content = io.BytesIO()  # torch would hide from us that the disk is full
+    torch.save(value, content)
     with replacing(path) as file:
-        torch.save(value, file)
+        file.write(content.getbuffer())
 
 
 def read_checkpoint(path, device, missing):
     """The dict that `write_checkpoint` saved, with its tensors on `device`; no code in the file is run.
+
+    Files of torch's older forms are refused unread: torch 2.5 and before can be made to run code from them (CVE-2025-32434).
 
     Raises:
         UserError: if there is no such file (the message ends with `missing`) or it is no checkpoint.
@@ -66,6 +115,9 @@ def read_checkpoint(path, device, missing):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's advice on foreign files is not for our users
+            with open(path, "rb") as file:
+                if file.read(4) != b"PK\3\4":
+                    raise ValueError("no zip archive")
             value = torch.load(path, map_location=device, weights_only=True)
     except (FileNotFoundError, IsADirectoryError):
         raise UserError(f"{path} is no checkpoint file: {missing}") from None

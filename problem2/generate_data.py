@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cli import DATA_DIR, Parser, UserError, run, whole_number
 from dataset import LARGEST_VALUE, SPLITS, data_file
-from files import replacing
+from files import locked, replacing
 
 TEST_LENGTHS = (8, 12, 16, 32, 64, 128, 256)
 GAP_SOURCES = (32, 64, 128, 256)
@@ -133,7 +133,7 @@ def generate(output_dir=DATA_DIR, seed=641, train_size=10_000, val_size=2_000, t
     Split k is drawn with seed + k and avoids the splits before it; each extrapolation set has a seed of its own.
 
     Raises:
-        UserError: if the lengths cannot be drawn from.
+        UserError: if the lengths cannot be drawn from, or another run is writing there.
     """
     if min_train_len > max_train_len:
         raise UserError(f"--min-train-len {min_train_len} is above --max-train-len {max_train_len}")
@@ -150,7 +150,7 @@ def generate(output_dir=DATA_DIR, seed=641, train_size=10_000, val_size=2_000, t
             sets = draw_test_sets(test_size, lambda generator: draw_window(source, generator), seed + 2000 + source, seen)
             files |= {f"extrapolation/{data_file(GAP_LENGTH, kind, source)}": json.dumps(records(sequences))
                       for kind, sequences in sets.items()}
-    with ExitStack() as stack:
+    with locked(output_dir), ExitStack() as stack:
         for name, content in files.items():
             stack.enter_context(replacing(output_dir / name)).write(content.encode())
 

@@ -18,7 +18,7 @@ from checkpoint import load_model
 from cli import DATA_DIR, RESULTS_DIR, Parser, UserError, choose_device, positive_number, run, share, whole_number
 from dataset import SPLITS, create_dataloaders
 from evaluation import evaluate
-from files import read_json, replacing, save_figure, sha256, write_json
+from files import locked, read_json, replacing, save_figure, sha256, write_json
 from generate_data import ensure_data
 from model import SortingClassifier
 from plots import plot_training_curves
@@ -109,19 +109,19 @@ def train(variant, args, device, loaders, data_sha256):
     log["seconds"] = time.perf_counter() - start
     write_json(folder / "training_log.json", log)
     save_figure(folder / "training_curves.png", plot_training_curves(log))
-    (folder / "resume.pth").unlink(missing_ok=True)
     for source, place in [("best_model.pth", "best_models"), ("training_log.json", "training_logs"), ("training_curves.png", "training_logs")]:
         with replacing(args.output_dir / place / f"{name}_{source}") as file:
             file.write((folder / source).read_bytes())
+    (folder / "resume.pth").unlink(missing_ok=True)
     low, high = log["test"]["accuracy_interval"]
     print(f"{name}: best epoch {log['best_epoch']}; test accuracy {log['test']['accuracy']:.2%} (95% interval {low:.2%} to {high:.2%}, "
           f"n = {log['test']['n']:,}); {log['seconds']:.0f} s; weights in {folder / 'best_model.pth'}", flush=True)
 
 
 def finished(folder, log):
-    """Whether `folder` holds the log of a whole run that `log` describes."""
+    """Whether `folder` holds the log of a whole run that `log` describes; one that can be resumed has not done all its writing."""
     path = folder / "training_log.json"
-    if not path.exists():
+    if not path.exists() or (folder / "resume.pth").exists():
         return False
     saved = read_json(path, "train without --resume")
     return "test" in saved and all(saved.get(key) == log[key] for key in log.keys() - {"environment"})
@@ -133,8 +133,9 @@ def main(arguments=None):
     ensure_data(args.data_dir)
     data_sha256 = {split: sha256(args.data_dir / f"{split}.json") for split in SPLITS}
     try:
-        for variant in variants:
-            train(variant, args, device, create_dataloaders(args.data_dir, variant.batch_size), data_sha256)
+        with locked(args.output_dir):
+            for variant in variants:
+                train(variant, args, device, create_dataloaders(args.data_dir, variant.batch_size), data_sha256)
     except KeyboardInterrupt:
         raise UserError("interrupted; continue with the same options and --resume") from None
 

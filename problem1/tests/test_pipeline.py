@@ -24,7 +24,7 @@ class Pipeline(TemporaryFolder):
         output = self.run_script(problem, "--epochs", 1)
         self.assertIn("epoch   1 of 1", output)
         self.assertIn("20 test problems", output)
-        self.assertEqual(sorted(path.name for path in (problem / "results").iterdir()),
+        self.assertEqual(sorted(path.name for path in (problem / "results").glob("[!.]*")),
                          ["attention_patterns", "best_model.pth", "head_analysis", "training_curves.png", "training_log.json"])
         self.assertEqual(json.loads((problem / "results" / "training_log.json").read_text())["num_digits"], 1)
         self.assertRegex(self.run_script(problem / "inference.py", "3+4"), r"^3 \+ 4 = ")

@@ -2,6 +2,8 @@
 
 import contextlib
 import io
+import json
+import platform
 import sys
 import tempfile
 import unittest
@@ -11,6 +13,7 @@ from unittest import mock
 import torch
 
 import cli
+from files import write_json
 from generate_data import generate
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
@@ -25,6 +28,13 @@ def command(main, *arguments, stdin=b""):
             cli.run(lambda: main([str(argument) for argument in arguments]))
         except SystemExit as exit_:
             return exit_.code or 0, output.getvalue(), errors.getvalue()
+
+
+def record_robustness(part, record):
+    """Put what a script found (`part` is "fuzz" or "kills") into results/robustness.json, beside what the other one found."""
+    path = RESULTS / "robustness.json"
+    records = json.loads(path.read_text()) if path.exists() else {}
+    write_json(path, records | {part: record | {"environment": {"python": platform.python_version(), "torch": str(torch.__version__)}}})
 
 
 class TemporaryFolder(unittest.TestCase):

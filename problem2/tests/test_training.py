@@ -62,7 +62,7 @@ class Train(TemporaryFolder):
         status, output, errors = self.train("run")
         self.assertEqual((status, errors), (0, ""))
         self.assertEqual(output.count("\n"), 5, "a line an epoch, and one at the end")
-        self.assertEqual(sorted(path.name for path in (self.folder / "run" / "learned").iterdir()), ["best_model.pth", "training_curves.png", "training_log.json"])
+        self.assertEqual(sorted(path.name for path in (self.folder / "run" / "learned").glob("[!.]*")), ["best_model.pth", "training_curves.png", "training_log.json"])
         log = self.log("run")
         self.assertEqual(len(log["epochs"]), 4)
         self.assertLess(log["epochs"][3]["train"]["loss"], log["epochs"][0]["train"]["loss"])
