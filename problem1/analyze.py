@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 
+from ablation import measure_pairs, numbers
 from carries import carry_pattern, cascade_length
 from checkpoint import load_model
 from cli import DATA_DIR, HERE, RESULTS_DIR, Parser, UserError, choose_device, run, whole_number
 from dataset import AdditionDataset, encode_problems
-from ablation import measure_pairs, numbers
 from examination import Examination, stratify
 from files import locked, save_figure, sha256, write_json
 from generate_data import ensure_data
@@ -21,7 +21,7 @@ from head_plots import (plot_breakdown, plot_case, plot_head, plot_importance, p
 from head_study import check_pruned, choose_problems, study_ablation, study_carry, study_pruning
 from heads import KINDS, Site, kind_of
 from inference import parse_problem
-from patterns import attention_weights, axis_labels, measure_patterns, source_labels, target_labels
+from patterns import attention_weights, measure_patterns, source_labels, target_labels
 from pruning import measure_subsets
 
 MOST_CASES = 16
@@ -95,9 +95,9 @@ def compare_seeds(seeds, args, device):
         model, about = load_model(HERE / "runs" / f"seed_{seed}" / "best_model.pth", device, remedy=f"python seeds.py --seeds {seed}")
         sets = load_sets(args, about)
         num_digits = about["num_digits"]
-        test, stratified = (Examination(model, *problems, args.batch_size) for problems in (sets.test, sets.stratified))
+        test, scored, stratified = (Examination(model, *problems, args.batch_size) for problems in (sets.test, sets.scored, sets.stratified))
         ablation, importance = study_ablation(test, stratified, num_digits)
-        pruning = study_pruning(test, stratified, importance)
+        pruning = study_pruning(scored, stratified, importance)
         carry = study_carry(model, sets, num_digits, args.batch_size)
         records.append({"seed": seed, "baseline": ablation["baseline"], "verdicts": ablation["verdicts"],
                         "prunable_alone": ablation["prunable_alone"], "rank_correlation": importance["rank_correlation"],
@@ -152,7 +152,7 @@ def analyze(args, device):
     write_json(folder / "patterns.json", patterns)
     done(f"attention maps in {pictures}")
 
-    test, stratified = (Examination(model, *problems, args.batch_size) for problems in (sets.test, sets.stratified))
+    test, scored, stratified = (Examination(model, *problems, args.batch_size) for problems in (sets.test, sets.scored, sets.stratified))
     ablation, importance = study_ablation(test, stratified, num_digits)
     write_json(folder / "ablation.json", ablation)
     write_json(folder / "importance.json", importance)
@@ -163,8 +163,8 @@ def analyze(args, device):
     save_figure(folder / "rank_correlation.png", plot_rank_correlation(importance["rank_correlation"]))
     done(f"ablation: {count(ablation['verdicts'])}")
 
-    pruning = study_pruning(test, stratified, importance)
-    pruning["subsets"] = measure_subsets(stratified, test)
+    pruning = study_pruning(scored, stratified, importance)
+    pruning["subsets"] = measure_subsets(stratified, scored)
     write_json(folder / "pruning.json", pruning)
     save_figure(folder / "pruning.png", plot_pruning(pruning["orders"], pruning["subsets"]))
     done(f"pruning: greedy removal of {pruning['orders'][0]['prunable_1_point']} of {pruning['heads']} heads costs less than a point")

@@ -4,15 +4,16 @@ from dataclasses import dataclass
 
 import torch
 
-from ablation import METHODS, baseline, gradient_importance, measure_ablation, measure_pairs, rankings
+from ablation import METHODS, baseline, gradient_importance, measure_ablation, rankings
 from dataset import encode_problems
 from examination import Examination, stratify, unseen_pairs
-from heads import ablated, all_heads, parse_head
 from exhaustive import MOST_PAIRS, check_all_pairs, count_pairs
+from heads import ablated, all_heads, parse_head
 from interchange import CONDITIONS, SEARCHES, Interchange, find_smallest_set, measure_probes, measure_sites
-from pruning import MINIMAL, SMALL, greedy_order, measure_orders, measure_subsets, random_orders
+from pruning import MINIMAL, SMALL, greedy_order, measure_orders, random_orders
 
-STRATIFIED = 960
+STRATIFIED = 480
+SCORED = 1000
 PAIRS = 100
 PROBED = 4000
 RANDOM_ORDERS = 20
@@ -22,7 +23,8 @@ RANDOM_ORDERS = 20
 class Sets:
     """Problems never seen in training.
 
-    test: source and target tokens of the test problems, on which removals are scored.
+    test: source and target tokens of the test problems.
+    scored: the first of them, on which removals of many heads are scored.
     stratified: as many problems of every combination of carry pattern and cascade length, none of them a test problem, on which
         heads are ranked: long cascades, rare among all problems, count here.
     pool: all other numbers `(a, b)`, in random order, from which pairs for interchanges are drawn.
@@ -30,6 +32,7 @@ class Sets:
     """
 
     test: tuple
+    scored: tuple
     stratified: tuple
     pool: tuple
     training: torch.Tensor
@@ -41,7 +44,8 @@ def choose_problems(train, test, num_digits, num_samples=None):
     chosen = stratify(a, b, num_digits, STRATIFIED)
     rest = torch.ones(len(a), dtype=torch.bool)
     rest[chosen] = False
-    return Sets((test.inputs[:num_samples], test.targets[:num_samples]), encode_problems(a[chosen], b[chosen], num_digits),
+    kept = test.inputs[:num_samples], test.targets[:num_samples]
+    return Sets(kept, tuple(tokens[:SCORED] for tokens in kept), encode_problems(a[chosen], b[chosen], num_digits),
                 (a[rest], b[rest]), train.inputs)
 
 
@@ -75,14 +79,14 @@ def study_ablation(test, stratified, num_digits):
     return ablation, rankings(on["stratified"], gradient_importance(stratified))
 
 
-def study_pruning(test, stratified, importance, random_draws=RANDOM_ORDERS):
-    """Removal of many heads at once, ordered on the stratified set and scored on the test set."""
+def study_pruning(scored, stratified, importance):
+    """Removal of many heads at once, ordered on the stratified set and scored on test problems."""
     def ascending(measure):
         return [parse_head(head) for head in reversed(importance["ranking"][measure])]
 
     orders = {"greedy": greedy_order(stratified), "ablation": ascending("exact match, zero"), "gradient": ascending("gradient"),
-              **random_orders(stratified.model, random_draws)}
-    return {"heads": len(all_heads(stratified.model)), "orders": measure_orders(test, orders)}
+              **random_orders(stratified.model, RANDOM_ORDERS)}
+    return {"heads": len(all_heads(stratified.model)), "orders": measure_orders(scored, orders)}
 
 
 def check_pruned(model, pruning, num_digits, training):

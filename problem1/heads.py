@@ -9,8 +9,6 @@ one head at one position, or at all of them.
 from contextlib import contextmanager
 from typing import NamedTuple
 
-import torch
-
 KINDS = ("encoder.self", "decoder.self", "decoder.cross")
 
 

@@ -12,7 +12,7 @@ from evaluation import summarize
 from generate_data import GAP_LENGTH, GAP_SOURCES, NEGATIVES
 
 MAIN_KINDS = ("swap", "one_inversion")
-SAMPLED = 600
+SAMPLED = 400
 
 
 def evaluation_groups(lengths):

@@ -29,7 +29,7 @@ def make_parser():
     parser.add_argument("--data-dir", type=Path, default=DATA_DIR, help="folder of the data; made if empty")
     parser.add_argument("--output-dir", type=Path, default=None, help="folder for the results (default: extrapolation/ in --results-dir)")
     parser.add_argument("--test-lengths", type=whole_number(2), nargs="+", default=list(TEST_LENGTHS), help="lengths to test")
-    parser.add_argument("--num-samples", type=whole_number(2), default=None, help="sequences of each test set (default: all of swap and one inversion, 600 of the others)")
+    parser.add_argument("--num-samples", type=whole_number(2), default=None, help="sequences of each test set (default: all of swap and one inversion, 400 of the others)")
     parser.add_argument("--device", default=None, help="cpu, cuda or mps; by default the best one present")
     return parser
 

@@ -1,5 +1,6 @@
 """The model on disk: its weights with the arguments that rebuild it."""
 
+import os
 from dataclasses import asdict, fields
 
 import torch
@@ -32,7 +33,7 @@ def load_model(path, device="cpu"):
     saved = read_checkpoint(path, device, remedy)
     try:
         config, about, weights = ModelConfig(**saved["config"]), saved["about"], saved["state_dict"]
-        check(config, about, weights, path.stat().st_size)
+        check(config, about, weights, os.path.getsize(path))
         with torch.device("meta"):  # shapes only: nothing is allocated until the weights are known to fit
             SortingClassifier(**asdict(config)).load_state_dict({name: value.to("meta") for name, value in weights.items()})
         model = SortingClassifier(**asdict(config))

@@ -10,7 +10,7 @@ import torch
 from analysis import classify_group, find_failures, load_group, measure_group
 from checkpoint import load_model
 from cli import DATA_DIR, RESULTS_DIR, Parser, Progress, UserError, run
-from files import read_json, save_figure, write_json
+from files import save_figure, write_json
 from generate_data import NEGATIVES, TEST_LENGTHS, draw_sorted, draw_test_sets, ensure_data
 from study import RUNS_DIR, read_records
 from study_analysis import measure_pairs, pair_errors

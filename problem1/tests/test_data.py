@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import unittest
 
 import torch
 from torch.utils.data import DataLoader

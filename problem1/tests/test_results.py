@@ -1,7 +1,6 @@
 """The committed results: the weights load, and the numbers in the JSON files are what the weights give."""
 
 import json
-import unittest
 
 import torch
 

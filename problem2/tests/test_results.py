@@ -55,7 +55,7 @@ class Results(TemporaryFolder):
         record = read("extrapolation/extrapolation_results.json")
         self.assertEqual(len(record["accuracy"]), len(TRAINED_BY_DEFAULT) * (len(TEST_LENGTHS) + 4) * len(NEGATIVES))
         for entry in record["accuracy"]:
-            self.assertEqual(entry["n"], 2000 if entry["negatives"] in ("swap", "one_inversion") else 600)
+            self.assertEqual(entry["n"], 2000 if entry["negatives"] in ("swap", "one_inversion") else 400)
         self.assertIn("initialised", record["learned_rows_policy"])
 
     def test_the_logs_are_of_default_runs(self):
