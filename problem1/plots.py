@@ -45,8 +45,8 @@ def plot_benchmark(record):
     errors = [[entry["ratio"] - entry["ratio_quartiles"][0] for entry in entries], [entry["ratio_quartiles"][1] - entry["ratio"] for entry in entries]]
     bars.barh(names, ratios, xerr=errors, color=BLUE, capsize=3)
     targets = [(row, entry["target"]) for row, entry in enumerate(entries) if "target" in entry]
-    bars.scatter([target for _, target in targets], [row for row, _ in targets], color=ORANGE, marker="|", s=900, linewidths=3, zorder=3,
-                 label="target: at most")
+    bars.vlines([target for _, target in targets], [row - 0.4 for row, _ in targets], [row + 0.4 for row, _ in targets], color=ORANGE, linewidth=3,
+                label="target: at most")
     bars.invert_yaxis()
     bars.set(xlabel="ours / theirs (time; bar: median, line: quartiles)", title="Ratios")
     bars.legend(fontsize=8)
@@ -58,6 +58,9 @@ def plot_benchmark(record):
                        linestyle="--" if number % 2 else "-", marker="os^"[number // 2 % 3], markersize=4, label=f"{kind[0]}, mask {kind[1]}, {kind[2]}")
     attention.axhline(1, color=GREY, linewidth=0.8, linestyle=":")
     attention.set(xscale="log", yscale="log", xlabel="length (tokens)", ylabel="ours / theirs (time)", title="Attention alone")
+    lengths = sorted({entry["length"] for entry in measured})
+    attention.set_xticks(lengths, labels=map(str, lengths))
+    attention.minorticks_off()
     attention.legend(fontsize=6)
     for number, entry in enumerate(entry for entry in record["records"] if entry["section"] == "growth"):
         base = entry["sizes"][0], entry["seconds"][0]
