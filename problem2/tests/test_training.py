@@ -10,6 +10,7 @@ import train
 import training
 from checkpoint import load_model
 from files import replacing
+from model import create_model
 from tests.helpers import TemporaryFolder, command
 from training import TrainingConfig, learning_rate
 
@@ -26,6 +27,14 @@ class LearningRate(TemporaryFolder):
         self.assertAlmostEqual(rates[0], 1 / 11)
         self.assertAlmostEqual(rates[55], 0.5)
         self.assertLess(rates[99], 0.001)
+
+
+class Optimizer(TemporaryFolder):
+    def test_is_fused_only_where_a_fused_step_works(self):
+        for failure in (None, NotImplementedError):  # as torch 2.0 fails on the CPU, and only when it steps
+            with mock.patch.object(torch.optim.AdamW, "step", side_effect=failure):
+                optimizer = training.make_optimizer(create_model(d_model=4, num_heads=1, num_layers=1, d_ff=4), TrainingConfig())
+            self.assertEqual(optimizer.defaults["fused"], failure is None)
 
 
 class Train(TemporaryFolder):
