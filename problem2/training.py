@@ -53,11 +53,19 @@ def make_optimizer(model, config):
     groups = [{"params": [parameter for parameter in others if parameter.dim() > 1], "weight_decay": config.weight_decay, "lr_scale": 1.0},
               {"params": [parameter for parameter in others if parameter.dim() < 2], "weight_decay": 0.0, "lr_scale": 1.0},
               {"params": positions, "weight_decay": 0.0, "lr_scale": model.positions.lr_scale}]
-    options = {"lr": config.lr, "betas": (config.beta1, config.beta2)}
+    fused = can_fuse(next(model.parameters()).device)
+    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=fused)
+
+
+def can_fuse(device):
+    """Whether this release of torch has AdamW's fused step on the device: before 2.4 on cuda alone, and some find out only when they step."""
+    trial = torch.zeros(1, device=device, requires_grad=True)
+    trial.grad = torch.zeros_like(trial)
     try:
-        return torch.optim.AdamW(groups, fused=True, **options)
-    except RuntimeError:  # older releases fuse on cuda alone
-        return torch.optim.AdamW(groups, **options)
+        torch.optim.AdamW([trial], fused=True).step()
+    except RuntimeError:
+        return False
+    return True
 
 
 def focal_loss(logits, labels, focus):

@@ -13,6 +13,7 @@ import training
 from checkpoint import load_model
 from dataset import PAD_TOKEN
 from files import replacing
+from model import Seq2SeqTransformer
 from tests.helpers import TemporaryFolder, command
 from training import TrainingConfig, learning_rate
 
@@ -56,6 +57,14 @@ class FocalLoss(unittest.TestCase):
         p = logits.detach().softmax(-1)
         weights = 1 - p[real].gather(1, target[real].unsqueeze(1))
         torch.testing.assert_close(logits.grad[real], weights / weights.sum() * (p[real] - F.one_hot(target[real], 13)))
+
+
+class Optimizer(TemporaryFolder):
+    def test_is_fused_only_where_a_fused_step_works(self):
+        for failure in (None, NotImplementedError):  # as torch 2.0 fails on the CPU, and only when it steps
+            with mock.patch.object(torch.optim.AdamW, "step", side_effect=failure):
+                optimizer = training.make_optimizer(Seq2SeqTransformer(13, 4, 1, 1, 1, 4), TrainingConfig())
+            self.assertEqual(optimizer.defaults["fused"], failure is None)
 
 
 class Train(TemporaryFolder):

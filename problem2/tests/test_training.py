@@ -32,6 +32,14 @@ class LearningRate(TemporaryFolder):
         self.assertLess(rates[99], 0.001)
 
 
+class Optimizer(TemporaryFolder):
+    def test_is_fused_only_where_a_fused_step_works(self):
+        for failure in (None, NotImplementedError):  # as torch 2.0 fails on the CPU, and only when it steps
+            with mock.patch.object(torch.optim.AdamW, "step", side_effect=failure):
+                optimizer = training.make_optimizer(create_model(d_model=4, num_heads=1, num_layers=1, d_ff=4), TrainingConfig())
+            self.assertEqual(optimizer.defaults["fused"], failure is None)
+
+
 class Train(TemporaryFolder):
     def train(self, name, *options, epochs=4):
         return command(train.main, "--encoding", "learned", "--data-dir", self.small_data(), "--output-dir", self.folder / name,
