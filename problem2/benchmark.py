@@ -21,6 +21,7 @@ from generate_data import generate
 from measuring import compare, fitted_exponent, peak_memory, products_alone, time_to_quality, times_in_turn
 from model import MultiHeadAttention, SortingClassifier, scaled_dot_product_attention
 from plots import plot_benchmark
+from train import environment
 from training import TrainingConfig, make_optimizer, train_epoch
 from variants import BASELINE, VARIANTS
 
@@ -159,7 +160,7 @@ def main(arguments=None):
         for done, part in enumerate(parts, 1):
             records += part()
             progress.update(done)
-        record = {"environment": train.environment("cpu"), "records": records}
+        record = {"environment": environment("cpu"), "records": records}
         write_json(args.output_dir / "benchmark.json", record)
         save_figure(args.output_dir / "benchmark.png", plot_benchmark(record))
     for entry in records:
