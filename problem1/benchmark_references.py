@@ -28,7 +28,7 @@ class PyTorchTransformer(nn.Module):
 
     def forward(self, src, tgt, src_mask=None):
         """Logits `[B, T, vocab_size]`; `src_mask [B, 1, 1, S]` as for `Seq2SeqTransformer`."""
-        causal = nn.Transformer.generate_square_subsequent_mask(tgt.size(1), device=tgt.device)
+        causal = torch.ones(tgt.size(1), tgt.size(1), dtype=torch.bool, device=tgt.device).triu(1)  # here True = masked
         padding = None if src_mask is None else ~src_mask[:, 0, 0]
         hidden = self.transformer(self.embed(src), self.embed(tgt), tgt_mask=causal, src_key_padding_mask=padding, memory_key_padding_mask=padding)
         return self.output_projection(hidden)
