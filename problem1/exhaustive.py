@@ -4,7 +4,7 @@ import torch
 
 from carries import carry_pattern, cascade_length
 from cli import Progress, UserError
-from dataset import encode_problems, number_range
+from dataset import encode_problems, number_range, shift_right
 
 MOST_PAIRS = 10 ** 6
 LISTED_ERRORS = 1_000
@@ -38,7 +38,16 @@ def predict(model, a, b, num_digits):
     return model.generate(source.to(device), num_digits + 1).cpu(), target
 
 
-def check_all_pairs(model, num_digits, training_sources, batch_size=512):
+def predict_forced(model, a, b, num_digits):
+    """As `predict`, but in one pass behind the right digits: an answer is right throughout if and only if `predict`'s is, because
+    behind right digits decoding takes just that path. Where it is wrong, its later digits can differ from `predict`'s."""
+    device = next(model.parameters()).device
+    source, target = encode_problems(a, b, num_digits)
+    return model(source.to(device), shift_right(target).to(device)).argmax(dim=-1).cpu(), target
+
+
+@torch.no_grad()
+def check_all_pairs(model, num_digits, training_sources, batch_size=512, predict=predict):
     """Let the model answer every pair of numbers of `num_digits` digits.
 
     Args:
@@ -46,6 +55,7 @@ def check_all_pairs(model, num_digits, training_sources, batch_size=512):
         num_digits: digits of each number.
         training_sources: source tokens of the training problems `[N, 2n + 1]`.
         batch_size: problems decoded at once.
+        predict: `predict`, or `predict_forced`.
 
     Returns:
         A record: `pairs`, `errors`, `exact_match`; the same for pairs `unseen` in training; `by_carry_pattern` (keys are

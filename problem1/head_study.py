@@ -7,7 +7,7 @@ import torch
 from ablation import METHODS, baseline, gradient_importance, measure_ablation, rankings
 from dataset import encode_problems
 from examination import Examination, stratify, unseen_pairs
-from exhaustive import MOST_PAIRS, check_all_pairs, count_pairs
+from exhaustive import MOST_PAIRS, check_all_pairs, count_pairs, predict_forced
 from heads import ablated, all_heads, parse_head
 from interchange import CONDITIONS, SEARCHES, Interchange, find_smallest_set, measure_probes, measure_sites
 from pruning import MINIMAL, SMALL, greedy_order, measure_orders, random_orders
@@ -97,7 +97,7 @@ def check_pruned(model, pruning, num_digits, training):
     greedy = pruning["orders"][0]
     removed = greedy["heads"][:greedy["prunable_1_point"]]
     with ablated(model, removed):
-        record = check_all_pairs(model, num_digits, training)
+        record = check_all_pairs(model, num_digits, training, predict=predict_forced)
     del record["error_list"]
     return {"removed": removed, "share_removed": len(removed) / pruning["heads"], **record}
 

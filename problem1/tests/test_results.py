@@ -6,11 +6,13 @@ import torch
 
 from carries import cascade_length
 from checkpoint import load_model
-from dataset import create_dataloaders
+from dataset import AdditionDataset, create_dataloaders
 from evaluation import evaluate
-from exhaustive import all_pairs, predict
+from examination import Examination
+from exhaustive import all_pairs, predict, predict_forced
 from files import sha256
 from generate_data import generate
+from heads import ablated, all_heads, parse_head
 from tests.helpers import RESULTS, TemporaryFolder
 from training import TrainingConfig, learning_rate
 
@@ -54,6 +56,48 @@ class Results(TemporaryFolder):
             predicted, target = predict(model, a[part], b[part], 3)
             for x, y, wrong in zip(a[part].tolist(), b[part].tolist(), (predicted != target).any(1).tolist()):
                 self.assertEqual(wrong, (x, y) in listed, (x, y))
+
+    def test_one_forced_pass_finds_the_errors_of_free_running_decoding(self):
+        model, _ = load_model(RESULTS / "best_model.pth")
+        a, b = torch.randint(100, 1000, (2, 500), generator=torch.Generator().manual_seed(0))
+        with ablated(model, ["encoder.1.self.2"]):
+            free, forced = (function(model, a, b, 3) for function in (predict, predict_forced))
+        wrong = (free[0] != free[1]).any(dim=1)
+        self.assertTrue(20 < int(wrong.sum()) < 400)
+        self.assertTrue(torch.equal(wrong, (forced[0] != forced[1]).any(dim=1)))
+
+    def test_the_baselines_of_the_head_study_are_the_accuracy_that_training_reports(self):
+        ablation = read("head_analysis/ablation.json")
+        self.assertEqual(ablation["baseline"]["test"]["exact_match"], read("training_log.json")["test"]["exact_match"])
+        self.assertEqual((ablation["baseline"]["test"]["n"], len(ablation["records"])), (2000, 24 * 3 * 2))
+
+    def test_the_weights_give_the_ablations_of_the_record(self):
+        generate(self.folder)
+        model, _ = load_model(RESULTS / "best_model.pth")
+        test = AdditionDataset(self.folder / "test.json")
+        examination = Examination(model, test.inputs, test.targets)
+        records = {(record["head"], record["method"]): record for record in read("head_analysis/ablation.json")["records"] if record["set"] == "test"}
+        for head in ("encoder.0.self.1", "encoder.1.self.2", "decoder.1.cross.0"):
+            self.assertAlmostEqual(examination.matches([parse_head(head)]).float().mean().item(), records[head, "zero"]["exact_match"], delta=2e-3)
+
+    def test_a_picture_for_each_head_and_the_whole_cases(self):
+        folder = RESULTS / "attention_patterns"
+        names = {site.name() for site in all_heads(load_model(RESULTS / "best_model.pth")[0])}
+        self.assertEqual(len(names), 24)
+        self.assertLessEqual({f"{name}.png" for name in names}, {path.name for path in folder.iterdir()})
+        self.assertGreaterEqual(len(list(folder.glob("case_*.png"))), 12)
+        for path in [*folder.iterdir(), *(RESULTS / "head_analysis").glob("*.png")]:
+            self.assertEqual(path.read_bytes()[:8], b"\x89PNG\r\n\x1a\n")
+
+    def test_the_carry_moves_with_the_heads_that_the_record_names_and_not_without(self):
+        sets = [record for record in read("head_analysis/carry.json")["sets"] if record["heads_only"] and record["searched_on"][0] == "carry"]
+        self.assertEqual([record["column"] for record in sets], [1, 2, 3])
+        for record in sets:
+            self.assertGreaterEqual(record["conditions"]["carry"]["exact"], 0.95)
+            self.assertLessEqual(record["conditions"]["same carry"]["exact"], 0.02)
+
+    def test_the_head_study_was_done_on_five_seeds(self):
+        self.assertEqual([record["seed"] for record in read("head_analysis/seeds.json")], [0, 1, 2, 3, 4])
 
     def test_the_exhaustive_record_adds_up(self):
         record = read("exhaustive.json")

@@ -4,7 +4,7 @@ import json
 
 import torch
 
-from analysis import classify_group, evaluation_groups, load_group, measure_group
+from analysis import classify, classify_group, evaluation_groups, load_group, measure_group
 from checkpoint import load_model
 from dataset import create_dataloaders
 from evaluation import evaluate
@@ -71,11 +71,32 @@ class Results(TemporaryFolder):
         for seed in range(5):
             for encoding in REQUIRED:
                 record = records[seed, encoding]
-                self.assertEqual(record["training"], read(f"{encoding}/training_log.json")["training"] | {"seed": seed})
+                self.assertEqual(TrainingConfig(**record["training"]), TrainingConfig(seed=seed))
                 if encoding == "none":
                     self.assertTrue(0.45 < record["test"]["accuracy"] < 0.55, seed)
                 else:
                     self.assertGreaterEqual(record["test"]["accuracy"], 0.98, (seed, encoding))
+
+    def test_the_recommended_variant_is_right_everywhere_in_all_five_seeds(self):
+        for seed in range(5):
+            record = read(f"study/runs/recommended_{seed}.json")
+            self.assertEqual(record["settings"], VARIANTS["recommended"].settings())
+            self.assertTrue(record["every_window"]["every_sequence_right"])
+            self.assertGreater(record["every_window"]["smallest"], 0.1)  # far above rounding
+            for entry in record["accuracy"]:
+                if entry["set"] == "length" and entry["length"] >= 16:
+                    self.assertGreaterEqual(entry["accuracy"], 0.99 if entry["negatives"] == "one_inversion" else 0.999, entry)
+
+    def test_the_committed_recommended_model_compares_neighbours_at_any_length(self):
+        model, _ = load_model(RESULTS / "recommended" / "best_model.pth")
+        values = torch.arange(100)
+        v, w = torch.cartesian_prod(values, values).unbind(1)
+        for length in (2, 1000):  # sorted but for one step from v to w, at random surroundings that only rise
+            chosen = torch.randperm(len(v), generator=torch.Generator().manual_seed(length))[:10_000 if length == 2 else 300]
+            left = (torch.rand(len(chosen), length // 2 - 1) * (v[chosen] + 1).unsqueeze(1)).long().sort(dim=1).values
+            right = (w[chosen].unsqueeze(1) + torch.rand(len(chosen), length // 2 - 1) * (100 - w[chosen]).unsqueeze(1)).long().sort(dim=1).values
+            sequences = torch.cat([left, v[chosen].unsqueeze(1), w[chosen].unsqueeze(1), right], dim=1)
+            self.assertTrue(torch.equal(classify(model, sequences).argmax(dim=1), (v <= w)[chosen].long()), length)
 
     def test_learned_rows_past_the_training_lengths_are_as_initialised(self):
         log = read("learned/training_log.json")
