@@ -97,7 +97,7 @@ def compare_seeds(seeds, args, device):
         num_digits = about["num_digits"]
         test, scored, stratified = (Examination(model, *problems, args.batch_size) for problems in (sets.test, sets.scored, sets.stratified))
         ablation, importance = study_ablation(test, stratified, num_digits)
-        pruning = study_pruning(scored, stratified, importance)
+        pruning = study_pruning(scored, stratified, importance, random_draws=0)
         carry = study_carry(model, sets, num_digits, args.batch_size)
         records.append({"seed": seed, "baseline": ablation["baseline"], "verdicts": ablation["verdicts"],
                         "prunable_alone": ablation["prunable_alone"], "rank_correlation": importance["rank_correlation"],

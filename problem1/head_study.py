@@ -79,13 +79,13 @@ def study_ablation(test, stratified, num_digits):
     return ablation, rankings(on["stratified"], gradient_importance(stratified))
 
 
-def study_pruning(scored, stratified, importance):
-    """Removal of many heads at once, ordered on the stratified set and scored on test problems."""
+def study_pruning(scored, stratified, importance, random_draws=RANDOM_ORDERS):
+    """Removal of many heads at once, ordered on the stratified set (and at random) and scored on test problems."""
     def ascending(measure):
         return [parse_head(head) for head in reversed(importance["ranking"][measure])]
 
     orders = {"greedy": greedy_order(stratified), "ablation": ascending("exact match, zero"), "gradient": ascending("gradient"),
-              **random_orders(stratified.model, RANDOM_ORDERS)}
+              **random_orders(stratified.model, random_draws)}
     return {"heads": len(all_heads(stratified.model)), "orders": measure_orders(scored, orders)}
 
 

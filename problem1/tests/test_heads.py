@@ -349,7 +349,7 @@ class Command(TemporaryFolder):
         self.assertEqual(result[0], 0, result[2])
 
     def test_the_whole_analysis_of_a_small_model(self):
-        with mock.patch.multiple(head_study, RANDOM_ORDERS=2), mock.patch.object(analyze, "MOST_CASES", 2):
+        with mock.patch.object(head_study, "STRATIFIED", 60), mock.patch.object(analyze, "MOST_CASES", 2):
             code, output, errors = command(analyze.main, *self.arguments, "--num-samples", 30)
         self.assertEqual(code, 0, errors)
         folder = self.folder / "results" / "head_analysis"
