@@ -280,7 +280,9 @@ def plot_seeds(records):
                  else f"{condition}: answer as implied", yerr=[np.maximum(exact - low, 0), np.maximum(high - exact, 0)], error_kw={"linewidth": 0.8})
     bars.set_xticks(range(len(sets)), labels=[f"s{10 ** found['column']}\nseed {seed}\n{len(found['sites'])} sites" for seed, found in sets], fontsize=7)
     bars.set(ylim=(0, 1.02), ylabel="share of pairs", title="Carry injected through the smallest set of heads")
-    bars.legend(fontsize=8, loc="center right")
+    bars.set_xlim(-0.7, len(sets) - 0.3)
+    curves.xaxis.get_major_locator().set_params(integer=True)
+    figure.legend(*bars.get_legend_handles_labels(), loc="outside lower right", ncols=3, fontsize=8)
     for axes in (curves, bars):
         axes.grid(axis="y", alpha=0.3)
     return figure
