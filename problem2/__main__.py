@@ -9,9 +9,10 @@ from cli import Parser, run, whole_number
 def main(arguments=None):
     parser = Parser(prog="python problem2", description=__doc__)
     parser.add_argument("--epochs", type=whole_number(1), default=None, help="fewer epochs than train.py's default, for a quick look")
+    parser.add_argument("--num-samples", type=whole_number(2), default=None, help="fewer sequences of each test set than analyze.py's default, likewise")
     args = parser.parse_args(arguments)
     train.main([] if args.epochs is None else ["--epochs", str(args.epochs)])
-    analyze.main([])
+    analyze.main([] if args.num_samples is None else ["--num-samples", str(args.num_samples)])
     inference.main([])
 
 
