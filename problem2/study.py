@@ -23,17 +23,17 @@ from evaluation import evaluate
 from files import read_json, sha256, write_json
 from generate_data import TEST_LENGTHS, ensure_data
 from model import SortingClassifier
-from positional_encoding import ENCODINGS
+from positional_encoding import ENCODINGS, REQUIRED
 from shortcut import TrendModel, measure_shortcut
 from study_analysis import measure_dilution, measure_heads, measure_pairs, measure_ties, measure_untrained_rows, pair_errors
 from train import environment
 from training import fit
-from variants import REQUIRED, VARIANTS
+from variants import VARIANTS
 from verification import applies, judge, window_margins
 
 RUNS_DIR = RESULTS_DIR / "study" / "runs"
 SCRATCH_DIR = HERE / "runs" / "study"
-NUM_SAMPLES = 1000
+NUM_SAMPLES = 500
 HEAD_SAMPLES = 64
 LONGER = tuple(length for length in TEST_LENGTHS if length >= 16)
 
