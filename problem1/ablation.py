@@ -9,7 +9,7 @@ import torch
 
 from carries import carry_pattern, cascade_length
 from cli import Progress
-from dataset import shift_right
+from dataset import numbers_of, shift_right
 from evaluation import wilson_interval
 from examination import Bootstrap, summary
 from heads import all_heads, attention_blocks, intervening
@@ -49,7 +49,7 @@ def measure_ablation(examination, num_digits, about):
         `exact_match_change` again `by_carry_pattern` and `by_cascade_length`, and the change of each digit's accuracy,
         `by_output_digit`, most significant first.
     """
-    a, b = numbers(examination.source.cpu(), num_digits)
+    a, b = numbers_of(examination.source.cpu(), num_digits)
     pattern, cascade = carry_pattern(a, b, num_digits), cascade_length(a, b, num_digits)
     bootstrap, clean = Bootstrap(len(a)), examination.clean
     heads = all_heads(examination.model)
@@ -71,12 +71,6 @@ def measure_ablation(examination, num_digits, about):
                 "by_output_digit": [summary(bootstrap, digit) for digit in digits.unbind(dim=1)]})
             progress.update(len(records))
     return records
-
-
-def numbers(source, num_digits):
-    """The two numbers `a [N]`, `b [N]` of the problems `source [N, S]`."""
-    powers = 10 ** torch.arange(num_digits - 1, -1, -1)
-    return (source[:, :num_digits] * powers).sum(dim=1), (source[:, num_digits + 1:] * powers).sum(dim=1)
 
 
 def gradient_importance(examination):

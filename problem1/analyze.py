@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 
-from ablation import measure_pairs, numbers
+from ablation import measure_pairs
 from carries import carry_pattern, cascade_length
 from checkpoint import load_model
 from cli import DATA_DIR, HERE, RESULTS_DIR, Parser, UserError, choose_device, run, whole_number
-from dataset import AdditionDataset, encode_problems
+from dataset import AdditionDataset, encode_problems, numbers_of
 from examination import Examination, stratify
 from files import locked, save_figure, sha256, write_json
 from generate_data import ensure_data
@@ -80,7 +80,7 @@ def draw_patterns(model, test_set, num_digits, batch_size, folder):
         save_figure(folder / f"{record['head']}.png", plot_head(record))
     for kind in KINDS:
         save_figure(folder / f"overview_{kind}.png", plot_overview([record for record in records if record["kind"] == kind]))
-    a, b = numbers(test_set[0], num_digits)
+    a, b = numbers_of(test_set[0], num_digits)
     chosen = stratify(a, b, num_digits, MOST_CASES)
     pairs = list(zip(a[chosen].tolist(), b[chosen].tolist()))
     draw_cases(model, pairs + ([(663, 497)] if num_digits == 3 else []), num_digits, folder)

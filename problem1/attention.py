@@ -51,7 +51,7 @@ class MultiHeadAttention(nn.Module):
         super().__init__()
         if num_heads < 1 or d_model < 1 or d_model % num_heads:
             raise ValueError(f"d_model ({d_model}) must be a positive multiple of num_heads ({num_heads})")
-        self.num_heads = num_heads
+        self.num_heads, self.d_k = num_heads, d_model // num_heads
         self.W_q = nn.Linear(d_model, d_model)
         self.W_k = nn.Linear(d_model, d_model)
         self.W_v = nn.Linear(d_model, d_model)
@@ -60,7 +60,7 @@ class MultiHeadAttention(nn.Module):
 
     def split_heads(self, x):
         """`[B, T, d_model]` -> `[B, H, T, D]`."""
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        return x.unflatten(-1, (self.num_heads, self.d_k)).transpose(1, 2)
 
     def combine_heads(self, x):
         """`[B, H, T, D]` -> `[B, T, d_model]`, the inverse of `split_heads`."""

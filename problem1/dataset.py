@@ -43,6 +43,12 @@ def encode_problems(a, b, num_digits):
     return torch.cat([digits_of(a, num_digits), plus, digits_of(b, num_digits)], dim=1), digits_of(a + b, num_digits + 1)
 
 
+def numbers_of(source, num_digits):
+    """The two numbers `a [N]`, `b [N]` of the source tokens `[N, 2n + 1]`."""
+    powers = 10 ** torch.arange(num_digits - 1, -1, -1)
+    return (source[:, :num_digits] * powers).sum(dim=1), (source[:, num_digits + 1:] * powers).sum(dim=1)
+
+
 def shift_right(target):
     """Decoder input for teacher forcing: the target `[B, T]` behind a start token, without its last token."""
     return torch.cat([torch.full_like(target[:, :1], START_TOKEN), target[:, :-1]], dim=1)

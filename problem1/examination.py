@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 
 from carries import carry_pattern, cascade_length
-from dataset import encode_problems, number_range, shift_right
+from dataset import number_range, numbers_of, shift_right
 from exhaustive import MOST_PAIRS, all_pairs, count_pairs, pair_index
 from heads import ablated, recorded_outputs
 
@@ -153,8 +153,7 @@ def unseen_pairs(num_digits, excluded_sources, seed):
         a, b = a[order], b[order]
     else:
         a, b = torch.randint(low, high + 1, (2, MOST_PAIRS), generator=generator)
-    index = pair_index(encode_problems(a, b, num_digits)[0], num_digits)
-    unseen = ~torch.isin(index, pair_index(excluded_sources, num_digits))
+    unseen = ~torch.isin(pair_index(a, b, num_digits), pair_index(*numbers_of(excluded_sources, num_digits), num_digits))
     return a[unseen], b[unseen]
 
 

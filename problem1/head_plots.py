@@ -71,15 +71,17 @@ def plot_case(case):
     """
     heads = 1 + max(int(record["head"].rsplit(".", 1)[1]) for record in case["maps"])
     rows = len(case["maps"]) // heads
-    figure = Figure(figsize=(2.5 * heads + 1.0, 2.2 * rows + 0.8), layout="constrained")
-    figure.suptitle(f"{case['problem']} = {case['answer']}   ({case['why']})")
-    grid = figure.subplots(rows, heads, squeeze=False)
+    width, height = 2.5 * heads + 1.4, 2.2 * rows + 1.0  # inches; a layout found by matplotlib takes as long as the drawing
+    figure = Figure(figsize=(width, height))
+    figure.suptitle(f"{case['problem']} = {case['answer']}   ({case['why']})", y=1 - 0.2 / height)
+    grid = figure.subplots(rows, heads, squeeze=False, gridspec_kw={
+        "left": 0.75 / width, "right": 1 - 1.0 / width, "bottom": 0.65 / height, "top": 1 - 0.6 / height, "wspace": 0.2, "hspace": 0.35})
     for axes, record in zip(grid.flat, case["maps"]):
         image = draw_map(axes, record["weights"], record["queries"], record["keys"])
         axes.set_title(record["head"], fontsize=9)
-    figure.supxlabel("key: the token that is read (^: start)")
-    figure.supylabel("query: in the encoder the token that reads, in the decoder the digit being produced")
-    figure.colorbar(image, ax=grid, label="attention weight", shrink=0.6)
+    figure.supxlabel("key: the token that is read (^: start)", y=0.15 / height)
+    figure.supylabel("query: in the encoder the token that reads, in the decoder the digit being produced", x=0.15 / width)
+    figure.colorbar(image, cax=figure.add_axes([1 - 0.8 / width, 0.2, 0.2 / width, 0.6]), label="attention weight")
     return figure
 
 

@@ -8,7 +8,7 @@ from ablation import METHODS, baseline, gradient_importance, measure_ablation, r
 from dataset import encode_problems
 from examination import Examination, stratify, unseen_pairs
 from exhaustive import MOST_PAIRS, check_all_pairs, count_pairs, predict_forced
-from heads import ablated, all_heads, parse_head
+from heads import all_heads, parse_head, without_heads
 from interchange import CONDITIONS, SEARCHES, Interchange, find_smallest_set, measure_probes, measure_sites
 from pruning import MINIMAL, SMALL, greedy_order, measure_orders, random_orders
 
@@ -96,10 +96,12 @@ def check_pruned(model, pruning, num_digits, training):
         return None
     greedy = pruning["orders"][0]
     removed = greedy["heads"][:greedy["prunable_1_point"]]
-    with ablated(model, removed):
-        record = check_all_pairs(model, num_digits, training, predict=predict_forced)
+    smaller = without_heads(model, removed)
+    record = check_all_pairs(smaller, num_digits, training, predict=predict_forced)
     del record["error_list"]
-    return {"removed": removed, "share_removed": len(removed) / pruning["heads"], **record}
+    return {"removed": removed, "share_removed": len(removed) / pruning["heads"],
+            "parameters": sum(parameter.numel() for parameter in smaller.parameters()),
+            "parameters_before": sum(parameter.numel() for parameter in model.parameters()), **record}
 
 
 def study_carry(model, sets, num_digits, batch_size=512, count=PAIRS, probed=PROBED):

@@ -7,7 +7,11 @@ one head at one position, or at all of them.
 """
 
 from contextlib import contextmanager
+from copy import deepcopy
 from typing import NamedTuple
+
+import torch
+from torch import nn
 
 KINDS = ("encoder.self", "decoder.self", "decoder.cross")
 
@@ -111,14 +115,9 @@ def ablated(model, heads, outputs=None):
     Raises:
         ValueError: if the model has no such head.
     """
-    sites = [parse_head(head) if isinstance(head, str) else head for head in heads]
     blocks = {}
-    for site in sites:
+    for site in _find(model, heads):
         blocks.setdefault(site.block, []).append(site)
-    modules = attention_blocks(model)
-    for site in sites:
-        if site.block in modules and site.head >= modules[site.block].num_heads:
-            raise ValueError(f"{site.block} has {modules[site.block].num_heads} heads, none is {site.head}")
 
     def replace(block):
         def function(output, weights):
@@ -131,6 +130,35 @@ def ablated(model, heads, outputs=None):
 
     with intervening(model, {block: replace(block) for block in blocks}):
         yield
+
+
+def _find(model, heads):
+    """The `Site`s of names of heads, or of `Site`s; ValueError if the model has no such head."""
+    sites = [parse_head(head) if isinstance(head, str) else head for head in heads]
+    modules = attention_blocks(model)
+    for site in sites:
+        if site.block in modules and site.head >= modules[site.block].num_heads:
+            raise ValueError(f"{site.block} has {modules[site.block].num_heads} heads, none is {site.head}")
+    return sites
+
+
+@torch.no_grad()
+def without_heads(model, heads):
+    """A smaller copy of the model that answers as it does with `heads` ablated by zeros: their rows of `W_q`, `W_k`, `W_v` and their
+    columns of `W_o` are gone. `heads` as for `ablated`, each at all positions.
+
+    Raises:
+        ValueError: if the model has no such head.
+    """
+    removed, smaller = _find(model, heads), deepcopy(model)
+    for block, attention in attention_blocks(smaller).items():
+        kept = [head for head in range(attention.num_heads) if Site(block, head) not in removed]
+        rows = torch.arange(attention.num_heads * attention.d_k).view(-1, attention.d_k)[kept].flatten()
+        for linear in (attention.W_q, attention.W_k, attention.W_v):
+            linear.weight, linear.bias = nn.Parameter(linear.weight[rows]), nn.Parameter(linear.bias[rows])
+        attention.W_o.weight = nn.Parameter(attention.W_o.weight[:, rows])
+        attention.num_heads = len(kept)
+    return smaller
 
 
 def recorded(model):

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 
 import torch
 
-from ablation import numbers
 from carries import carries_out
 from cli import Progress
-from dataset import digits_of, encode_problems, number_range
+from dataset import digits_of, encode_problems, number_range, numbers_of
 from evaluation import wilson_interval
 from examination import Examination
 from exhaustive import pair_index
@@ -81,7 +80,7 @@ def draw_pairs(pool, seen, num_digits, column, condition, count, seed=0):
     chosen = torch.cat([(suits & (carry == value)).nonzero().flatten()[:count // 2] for value in (False, True)])
     a, b, carry = a[chosen], b[chosen], carry[chosen]
     low, high = number_range(num_digits)
-    seen_index = pair_index(seen, num_digits)
+    seen_index = pair_index(*numbers_of(seen, num_digits), num_digits)
     donors = torch.stack([a, b])
     found = torch.zeros_like(carry)
     kept = {"carry": [column], "same carry": [column], "other digits": [], "arrives through a 9": [column, column - 1],
@@ -94,7 +93,7 @@ def draw_pairs(pool, seen, num_digits, column, condition, count, seed=0):
                 tried += (donors // power % 10 - tried // power % 10) * power
         new_sums, new_carry = column_sums(*tried, num_digits), carry_into(*tried, num_digits)[:, column]
         good = (tried >= low).all(dim=0) & (new_carry == carry if condition == "same carry" else new_carry != carry)
-        good &= ~torch.isin(pair_index(encode_problems(*tried, num_digits)[0], num_digits), seen_index)
+        good &= ~torch.isin(pair_index(*tried, num_digits), seen_index)
         if condition == "other digits":
             good &= (new_sums[:, column] != 9) & (new_sums[:, column] != column_sums(a, b, num_digits)[:, column])
         good &= ~found
@@ -194,7 +193,7 @@ def measure_probes(examination, num_digits):
     Returns:
         A list of records: `site`, `column`, `accuracy` on the other half, `majority` (the share of the commoner answer there), `n` scored.
     """
-    a, b = numbers(examination.source.cpu(), num_digits)
+    a, b = numbers_of(examination.source.cpu(), num_digits)
     carries = carry_into(a, b, num_digits).float()
     fitted = torch.arange(len(a)) % 2 == 0
     records = []

@@ -4,8 +4,11 @@ Shapes in comments: B batch, N sequences, L length, T queries, S keys, H heads, 
 """
 
 import math
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import torch
+from torch.nn import functional as F
 
 from dataset import ExtrapolationDataset
 from evaluation import summarize
@@ -13,6 +16,7 @@ from generate_data import GAP_LENGTH, GAP_SOURCES, NEGATIVES
 
 MAIN_KINDS = ("swap", "one_inversion")
 SAMPLED = 400
+ABSOLUTE = ("sinusoidal", "learned")
 
 
 def evaluation_groups(lengths):
@@ -37,12 +41,17 @@ def load_group(data_dir, group, num_samples=None, kinds=tuple(NEGATIVES)):
     return sets
 
 
-@torch.no_grad()
-def classify(model, sequences, tokens_at_once=2048):
+def classify(model, sequences, tokens_at_once=1024):
     """Logits `[N, 2]` of sequences `[N, L]` of one length, on the CPU."""
     device = next(model.parameters()).device
-    batch_size = max(1, tokens_at_once // sequences.size(1))
-    return torch.cat([model(part.to(device)).cpu() for part in sequences.split(batch_size)])
+
+    @torch.no_grad()
+    def answer(part):
+        return model(part.to(device)).cpu()
+
+    # One thread a batch: less waiting than when all threads share every small product.
+    with ThreadPoolExecutor(torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        return torch.cat(list(pool.map(answer, sequences.split(max(1, tokens_at_once // sequences.size(1))))))
 
 
 def classify_group(model, sets):
@@ -80,6 +89,36 @@ def find_failures(logits, sets, about, most=3):
                                 "probability_sorted": probability[index].item(),
                                 "violations": (sequence[:-1] > sequence[1:]).nonzero().flatten().tolist(),
                                 "sequence": sequence.tolist()})
+    return records
+
+
+@contextmanager
+def moved(model, first):
+    """Within the block of code, the model takes sequences to stand at positions `first`, `first` + 1, ..., instead of 0, 1, ...
+
+    For encodings that add to the input; what stands before them is cut off again before any attention.
+    """
+    hooks = [model.positions.register_forward_pre_hook(lambda module, args: (F.pad(args[0], (0, 0, first, 0)),)),
+             model.positions.register_forward_hook(lambda module, args, output: output[:, first:])]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def measure_positions(model, data_dir, num_samples, about):
+    """The position control: sequences of `GAP_LENGTH` values, with their ordinary gaps, at positions that training reached and at the last
+    ones of sequences of 32, 64, 128 and 256 values: a list of records.
+
+    A record has `first_position` and the measures of `summarize`, for the negatives swap.
+    """
+    sequences, labels = load_group(data_dir, {"length": GAP_LENGTH, "gap_source": None}, num_samples, ["swap"])["swap"]
+    records = []
+    for first in (0, *(source - GAP_LENGTH for source in GAP_SOURCES)):
+        with moved(model, first):
+            records.append({**about, "first_position": first, "length": GAP_LENGTH, "negatives": "swap",
+                            **summarize(classify(model, sequences), labels)})
     return records
 
 

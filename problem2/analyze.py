@@ -5,8 +5,8 @@ Writes extrapolation_results.json and its figures into results/extrapolation/, a
 
 from pathlib import Path
 
-from analysis import (MAIN_KINDS, accuracy_table, classify_group, evaluation_groups, find_failures, load_group, measure_attention, measure_group,
-                      measure_shift)
+from analysis import (ABSOLUTE, MAIN_KINDS, accuracy_table, classify_group, evaluation_groups, find_failures, load_group, measure_attention,
+                      measure_group, measure_positions, measure_shift)
 from checkpoint import load_model
 from cli import DATA_DIR, RESULTS_DIR, Parser, Progress, choose_device, run, whole_number
 from files import locked, read_json, replacing, save_figure, write_json
@@ -65,9 +65,12 @@ def analyze(args, output_dir):
     sequences = sequences[labels == 1][:ATTENTION_SEQUENCES]
     attention = [record for encoding in REQUIRED
                  for record in measure_attention(models[encoding], sequences, trained_lengths[1], {"encoding": encoding})]
+    positions = [record for encoding in ABSOLUTE
+                 for record in measure_positions(models[encoding], args.data_dir, args.num_samples, {"encoding": encoding})]
     write_json(output_dir / "extrapolation_results.json", {
         "training_lengths": trained_lengths, "models": {encoding: log["model"] for encoding, log in logs.items()},
-        "learned_rows_policy": LEARNED_POLICY, "accuracy": accuracy, "sinusoidal_shift": measure_shift(models["sinusoidal"].positions),
+        "learned_rows_policy": LEARNED_POLICY, "accuracy": accuracy, "position_control": positions,
+        "sinusoidal_shift": measure_shift(models["sinusoidal"].positions),
         "attention": attention, "failures": failures})
 
     trained_rows = trained_lengths[1]

@@ -7,7 +7,7 @@ from itertools import accumulate
 from pathlib import Path
 
 import train
-from analysis import MAIN_KINDS, classify_group, evaluation_groups, load_group, measure_group
+from analysis import ABSOLUTE, MAIN_KINDS, classify_group, evaluation_groups, load_group, measure_group, measure_positions
 from checkpoint import load_model
 from cli import DATA_DIR, HERE, RESULTS_DIR, Parser, UserError, choose_device, run, whole_number
 from dataset import SortingDataset
@@ -35,7 +35,9 @@ def measure_seed(seed, output_dir):
             sets = load_group(DATA_DIR, group, kinds=MAIN_KINDS)
             accuracy += measure_group(classify_group(model, sets), sets, group)
         seconds = accumulate(epoch["seconds"] for epoch in log["epochs"])
-        records.append({"seed": seed, "encoding": encoding, "test": log["test"], "accuracy": accuracy, "epochs": len(log["epochs"]),
+        records.append({"seed": seed, "encoding": encoding, "test": log["test"], "accuracy": accuracy,
+                        "position_control": measure_positions(model, DATA_DIR, None, {}) if encoding in ABSOLUTE else None,
+                        "epochs": len(log["epochs"]),
                         "best_epoch": log["best_epoch"], "final_train_accuracy": log["epochs"][-1]["train"]["accuracy"],
                         "val_curve": [[round(elapsed, 3), epoch["epoch"] * training_size, epoch["val"]["accuracy"]]
                                       for elapsed, epoch in zip(seconds, log["epochs"])],

@@ -5,7 +5,7 @@ import unittest
 import torch
 
 from carries import carries_out, carry_pattern, cascade_length
-from dataset import VOCAB_SIZE, create_dataloaders, encode_problems, shift_right
+from dataset import VOCAB_SIZE, create_dataloaders, encode_problems, numbers_of, shift_right
 from evaluation import evaluate, score_tokens, wilson_interval
 from exhaustive import all_pairs, check_all_pairs, pair_index
 from model import Seq2SeqTransformer
@@ -96,7 +96,7 @@ class Exhaustive(unittest.TestCase):
     def test_pairs_are_all_there_and_indexed(self):
         a, b = all_pairs(2, 0, 8100)
         self.assertEqual(len(set(zip(a.tolist(), b.tolist()))), 8100)
-        self.assertTrue(torch.equal(pair_index(encode_problems(a, b, 2)[0], 2), torch.arange(8100)))
+        self.assertTrue(torch.equal(pair_index(*numbers_of(encode_problems(a, b, 2)[0], 2), 2), torch.arange(8100)))
 
     def test_errors_are_counted_and_classed(self):
         def no_first_digit(target):  # wrong where the hundreds of the sum are 1

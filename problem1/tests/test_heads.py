@@ -8,11 +8,11 @@ import torch
 
 import analyze
 import head_study
-from ablation import measure_ablation, measure_pairs, gradient_importance, numbers, rank_correlation, replacements
+from ablation import measure_ablation, measure_pairs, gradient_importance, rank_correlation, replacements
 from carries import carries_out
-from dataset import encode_problems, number_range
+from dataset import encode_problems, number_range, numbers_of
 from examination import Bootstrap, Examination, stratify, summary, unseen_pairs
-from heads import Site, ablated, all_heads, parse_head, recorded, recorded_outputs
+from heads import Site, ablated, all_heads, parse_head, recorded, recorded_outputs, without_heads
 from interchange import Interchange, draw_pairs, find_smallest_set, measure_probes, measure_sites
 from model import Seq2SeqTransformer
 from patterns import attention_weights, measure_patterns, source_labels, target_labels
@@ -53,7 +53,7 @@ class Planted(torch.nn.Module):
 
     def decode(self, tgt, memory):
         n, T = self.num_digits, tgt.size(1)
-        a, b = numbers(memory, n)
+        a, b = numbers_of(memory, n)
         zero = torch.zeros(len(a), 1, dtype=torch.long)
         sums = torch.cat([zero, memory[:, :n] + memory[:, n + 1:]], dim=1)[:, :T]
         carry = torch.cat([carries_out(a, b, n).long(), zero], dim=1)[:, :T]
@@ -96,6 +96,21 @@ class Heads(unittest.TestCase):
             torch.testing.assert_close(gated, model(source, target))
             attention.W_o.weight.data = whole
             self.assertGreater((gated - model(source, target)).abs().max(), 1e-3)
+
+    def test_a_model_without_heads_is_smaller_and_answers_as_if_they_were_zero(self):
+        model, (source, target) = small_model(), problems()
+        removed = ["encoder.1.self.2", *(f"decoder.0.self.{head}" for head in range(4)), "decoder.1.cross.0", "decoder.1.cross.3"]
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        with ablated(model, removed):
+            expected = model(source, target), model.generate(source, 3)
+        smaller = without_heads(model, removed)
+        torch.testing.assert_close(smaller(source, target), expected[0])
+        self.assertTrue(torch.equal(smaller.generate(source, 3), expected[1]))
+        self.assertGreater((smaller(source, target) - model(source, target)).abs().max(), 1e-3)
+        counts = [sum(parameter.numel() for parameter in each.parameters()) for each in (model, smaller)]
+        self.assertEqual(counts[0] - counts[1], 7 * (4 * 16 * 4 + 3 * 4))
+        self.assertEqual([site.name() for site in all_heads(smaller) if site.block == "decoder.1.cross"], ["decoder.1.cross.0", "decoder.1.cross.1"])
+        self.assertTrue(all(torch.equal(value, before[name]) for name, value in model.state_dict().items()), "the model is left as it was")
 
     def test_an_error_within_leaves_the_model_as_it_was(self):
         model, (source, target) = small_model(), problems()

@@ -4,7 +4,7 @@ import unittest
 
 import torch
 
-from analysis import accuracy_table, classify, classify_group, evaluation_groups, find_failures, load_group, measure_attention, measure_group, measure_shift
+from analysis import accuracy_table, classify, classify_group, evaluation_groups, find_failures, load_group, measure_attention, measure_group, measure_positions, measure_shift, moved
 from dataset import create_dataloaders
 from evaluation import area_under_curve, evaluate, summarize, wilson_interval
 from generate_data import NEGATIVES
@@ -74,6 +74,27 @@ class Analysis(TemporaryFolder):
         i = failures[0]["violations"][0]
         self.assertGreater(failures[0]["sequence"][i], failures[0]["sequence"][i + 1])
         self.assertGreater(failures[0]["probability_sorted"], 0.9)
+
+    def test_a_moved_sequence_gets_the_rows_of_its_new_positions(self):
+        for encoding in ("sinusoidal", "learned"):
+            torch.manual_seed(0)
+            model, x = create_model(encoding, d_model=16, num_heads=2, num_layers=1, d_ff=16).eval(), torch.randint(100, (3, 16))
+            plain = model(x)
+            rows = model.positions(torch.zeros(1, 56, 16))[0, 40:]
+            with moved(model, 40):
+                torch.testing.assert_close(model.embed(x), model.embedding(x) * 4 + rows)
+            self.assertTrue(torch.equal(model(x), plain))
+            self.assertGreater((model.embed(x) - model.embedding(x) * 4 - rows).abs().max(), 0.1)
+
+    def test_the_position_control_moves_the_same_sequences(self):
+        torch.manual_seed(0)
+        model, data = create_model("learned", d_model=16, num_heads=2, num_layers=1, d_ff=16).eval(), self.data()
+        records = measure_positions(model, data, 20, {"encoding": "learned"})
+        self.assertEqual([(record["encoding"], record["first_position"], record["n"]) for record in records],
+                         [("learned", first, 20) for first in (0, 16, 48, 112, 240)])
+        sequences, labels = load_group(data, evaluation_groups([16])[0], 20, ["swap"])["swap"]
+        self.assertAlmostEqual(records[0]["loss"], summarize(classify(model, sequences), labels)["loss"], places=5)
+        self.assertEqual(len({record["loss"] for record in records}), 5)
 
     def test_shift(self):
         records = measure_shift(SinusoidalPositionalEncoding(16), shifts=(1, 64), positions=200)
