@@ -10,6 +10,7 @@ from dataset import encode_problems, number_range, numbers_of, shift_right
 
 MOST_PAIRS = 10 ** 6
 LISTED_ERRORS = 1_000
+BATCH_SIZE = 256
 
 
 def count_pairs(num_digits):
@@ -46,7 +47,19 @@ def predict_forced(model, a, b, num_digits):
     return model(source.to(device), shift_right(target).to(device)).argmax(dim=-1).cpu(), target
 
 
-def check_all_pairs(model, num_digits, training_sources, batch_size=256, predict=predict):
+def answers(model, num_digits, pairs, batch_size, predict=predict):
+    """The model's answers to the first `pairs` of all pairs, batch by batch, in order: `(a [N], b [N], predicted, target)`."""
+    @torch.no_grad()
+    def answer(start):
+        a, b = all_pairs(num_digits, start, min(start + batch_size, pairs))
+        return a, b, *predict(model, a, b, num_digits)
+
+    # One thread a batch: less waiting than when all threads share every small product.
+    with ThreadPoolExecutor(torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        yield from pool.map(answer, range(0, pairs, batch_size))
+
+
+def check_all_pairs(model, num_digits, training_sources, batch_size=BATCH_SIZE, predict=predict):
     """Let the model answer every pair of numbers of `num_digits` digits.
 
     Args:
@@ -69,21 +82,14 @@ def check_all_pairs(model, num_digits, training_sources, batch_size=256, predict
     progress = Progress("pairs", pairs)
     wrong = torch.zeros(pairs, dtype=torch.bool)
     error_list = []
-
-    @torch.no_grad()
-    def answer(start):
-        a, b = all_pairs(num_digits, start, min(start + batch_size, pairs))
-        return start, a, b, *predict(model, a, b, num_digits)
-
-    # One thread a batch: less waiting than when all threads share every small product.
-    with ThreadPoolExecutor(torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        for start, a, b, predicted, target in pool.map(answer, range(0, pairs, batch_size)):
-            end = start + len(a)
-            wrong[start:end] = (predicted != target).any(dim=1)
-            for row in wrong[start:end].nonzero().flatten().tolist()[: LISTED_ERRORS - len(error_list)]:
-                error_list.append({"a": a[row].item(), "b": b[row].item(), "predicted": predicted[row].tolist(),
-                                   "target": target[row].tolist()})
-            progress.update(end)
+    end = 0
+    for a, b, predicted, target in answers(model, num_digits, pairs, batch_size, predict):
+        start, end = end, end + len(a)
+        wrong[start:end] = (predicted != target).any(dim=1)
+        for row in wrong[start:end].nonzero().flatten().tolist()[: LISTED_ERRORS - len(error_list)]:
+            error_list.append({"a": a[row].item(), "b": b[row].item(), "predicted": predicted[row].tolist(),
+                               "target": target[row].tolist()})
+        progress.update(end)
     a, b = all_pairs(num_digits, 0, pairs)
     unseen = torch.ones(pairs, dtype=torch.bool)
     unseen[pair_index(*numbers_of(training_sources, num_digits), num_digits)] = False

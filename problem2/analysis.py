@@ -16,6 +16,7 @@ from generate_data import GAP_LENGTH, GAP_SOURCES, NEGATIVES
 
 MAIN_KINDS = ("swap", "one_inversion")
 SAMPLED = 400
+TOKENS_AT_ONCE = 1024
 ABSOLUTE = ("sinusoidal", "learned")
 
 
@@ -41,7 +42,7 @@ def load_group(data_dir, group, num_samples=None, kinds=tuple(NEGATIVES)):
     return sets
 
 
-def classify(model, sequences, tokens_at_once=1024):
+def classify(model, sequences, tokens_at_once=TOKENS_AT_ONCE):
     """Logits `[N, 2]` of sequences `[N, L]` of one length, on the CPU."""
     device = next(model.parameters()).device
 

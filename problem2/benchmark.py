@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from analysis import classify
+from analysis import TOKENS_AT_ONCE, classify
 from benchmark_references import PyTorchClassifier
 from cli import RESULTS_DIR, Parser, Progress, run, whole_number
 from dataset import VOCAB_SIZE, collate_fn, create_dataloaders
@@ -110,7 +110,7 @@ def measure_classification(rounds, length, number):
     """Classifying `number` sequences of one length, as analyze.py does, against the matrix products alone: one record."""
     model = SortingClassifier(**default_sizes()).eval()
     sequences = random_batch(number, length)["sequence"]
-    floor, multiplications = products_alone(lambda: classify(model, sequences))
+    floor, multiplications = products_alone(lambda: [model(part) for part in sequences.split(TOKENS_AT_ONCE // length)])
     times = times_in_turn({"ours": lambda: classify(model, sequences), "matrix products": floor}, rounds)
     return {"section": f"classification at {length}", "length": length, "sequences": number, "against": "matrix products", "target": 2.0,
             "multiplications": multiplications, **compare(times, "ours", "matrix products")}

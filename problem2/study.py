@@ -22,11 +22,10 @@ from dataset import SPLITS, create_dataloaders
 from evaluation import evaluate
 from files import read_json, sha256, write_json
 from generate_data import TEST_LENGTHS, ensure_data
-from model import SortingClassifier
 from positional_encoding import ENCODINGS, REQUIRED
 from shortcut import TrendModel, measure_shortcut
 from study_analysis import measure_dilution, measure_heads, measure_pairs, measure_ties, measure_untrained_rows, pair_errors
-from train import environment
+from train import environment, initial_model
 from training import fit
 from variants import VARIANTS
 from verification import applies, judge, window_margins
@@ -47,8 +46,7 @@ def describe(variant, seed, data_dir):
 def train_variant(variant, seed, data_dir, folder):
     """Train in `folder`, going on with what an interrupted run left there; returns `(best model, log, loaders)`."""
     loaders = create_dataloaders(data_dir, variant.batch_size)
-    torch.manual_seed(seed * 1_000_000)
-    model = SortingClassifier(**variant.model_arguments())
+    model = initial_model(seed, **variant.model_arguments())
     log = {"data_sha256": {split: sha256(data_dir / f"{split}.json") for split in SPLITS}, "settings": variant.settings()}
     log = fit(model, *loaders[:2], variant.training_config(seed), log, folder, (folder / "resume.pth").exists())
     return load_model(folder / "best_model.pth")[0], log, loaders

@@ -1,4 +1,4 @@
-"""Kill generate_data.py, train.py and inference.py --exhaustive at random moments, and see what they leave.
+"""Kill generate_data.py, train.py, analyze.py and inference.py --exhaustive at random moments, and see what they leave.
 
     python problem1/tests/kill.py --kills 25 --seed 0
 
@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch  # noqa: E402
 
+import analyze  # noqa: E402
 import cli  # noqa: E402
 import files  # noqa: E402
 import generate_data  # noqa: E402
@@ -156,8 +157,9 @@ def scenarios(folder):
         shutil.copytree(model, target, ignore=shutil.ignore_patterns(".lock"))
     return [Scenario("generate_data.py", generate_data.main, [*generate, "{folder}"], Path.mkdir, folder / "1"),
             Scenario("train.py", train.main, [*training, "{folder}"], Path.mkdir, folder / "2"),
+            Scenario("analyze.py", analyze.main, ["--data-dir", str(data), "--results-dir", "{folder}"], with_model, folder / "3"),
             Scenario("inference.py --exhaustive", inference.main, ["--exhaustive", "--data-dir", str(data), "--model-path", "{folder}/best_model.pth"],
-                     with_model, folder / "3")]
+                     with_model, folder / "4")]
 
 
 def check_kills(kills, seed):
