@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Build report.pdf from the records in results/. Needs one package: `pip install typst==0.15.2`.
+"""Build report.pdf and the tables of README.md from the records in results/. Needs one package: `pip install typst==0.15.2`.
 
-`python .report/build.py` writes report.pdf; with `--check` it writes nothing and exits with 1 if report.pdf is not what the records give.
+`python .report/build.py` writes both; with `--check` it writes nothing and exits with 1 if one of them is not what the records give.
 """
 
 import argparse
@@ -10,6 +10,8 @@ import json
 import re
 import sys
 from pathlib import Path
+
+from tables import filled
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -52,14 +54,16 @@ def build():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if report.pdf is not up to date")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if README.md or report.pdf is not up to date")
     check = parser.parse_args().check
-    pdf, path = build(), ROOT / "report.pdf"
-    if not check:
-        path.write_bytes(pdf)
-    elif not path.is_file() or path.read_bytes() != pdf:
-        sys.exit("report.pdf is not what the records in results/ give: python .report/build.py")
-    print(f"{path.name}: {len(pdf):,} bytes, {'up to date' if check else 'written'}")
+    made = {"README.md": filled((ROOT / "README.md").read_text(encoding="utf-8")).encode(), "report.pdf": build()}
+    for name, content in made.items():
+        path = ROOT / name
+        if not check:
+            path.write_bytes(content)
+        elif not path.is_file() or path.read_bytes() != content:
+            sys.exit(f"{name} is not what the records in results/ give: python .report/build.py")
+        print(f"{name}: {len(content):,} bytes, {'up to date' if check else 'written'}")
 
 
 if __name__ == "__main__":

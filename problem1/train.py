@@ -20,6 +20,7 @@ from plots import plot_training_curves
 from training import TrainingConfig, fit
 
 EVALUATION_BATCH = 500
+MOST_PARAMETERS = 10 ** 9
 
 
 def environment(device):
@@ -36,16 +37,34 @@ def make_parser():
     parser.add_argument("--epochs", type=whole_number(1), default=default.epochs, help="passes over the training problems")
     parser.add_argument("--batch-size", type=whole_number(1), default=default.batch_size, help="problems a step")
     parser.add_argument("--lr", type=positive_number, default=default.lr, help="highest learning rate, after warm-up")
-    parser.add_argument("--d-model", type=whole_number(1), default=128, help="width of the model")
+    parser.add_argument("--d-model", type=whole_number(1, 100_000), default=128, help="width of the model")
     parser.add_argument("--num-heads", type=whole_number(1), default=4, help="attention heads a layer")
-    parser.add_argument("--num-layers", type=whole_number(1), default=2, help="encoder layers, and as many decoder layers")
-    parser.add_argument("--d-ff", type=whole_number(1), default=512, help="inner width of the feed-forward layers")
+    parser.add_argument("--num-layers", type=whole_number(1, 1_000), default=2, help="encoder layers, and as many decoder layers")
+    parser.add_argument("--d-ff", type=whole_number(1, 100_000), default=512, help="inner width of the feed-forward layers")
     parser.add_argument("--dropout", type=share, default=0.0, help="dropout probability")
     parser.add_argument("--focus", type=number_from_zero, default=default.focus, help="exponent of the focal loss; 0 is plain cross-entropy")
     parser.add_argument("--seed", type=whole_number(0), default=default.seed, help="seed of initialisation, order and dropout")
     parser.add_argument("--device", default=None, help="cpu, cuda or mps; by default the best one present")
     parser.add_argument("--resume", action="store_true", help="continue an interrupted run (same options) to the same bits")
     return parser
+
+
+def make_model(args, seed):
+    """The model that training with this seed starts from.
+
+    Raises:
+        UserError: if its sizes do not go together, or come to more than `MOST_PARAMETERS` or than memory holds.
+    """
+    sizes = get_vocab_size(), args.d_model, args.num_heads, args.num_layers, args.num_layers, args.d_ff, args.dropout
+    try:
+        with torch.device("meta"):  # takes no memory
+            parameters = sum(parameter.numel() for parameter in Seq2SeqTransformer(*sizes).parameters())
+        if parameters > MOST_PARAMETERS:
+            raise ValueError(f"it would have {parameters:.1e} parameters, and {MOST_PARAMETERS:.0e} are the most")
+        torch.manual_seed(seed * 1_000_000)
+        return Seq2SeqTransformer(*sizes)
+    except (ValueError, RuntimeError) as error:  # RuntimeError: no memory holds it
+        raise UserError(f"a model of this size cannot be made: {str(error).splitlines()[0]}") from None
 
 
 def main(arguments=None):
@@ -57,12 +76,7 @@ def main(arguments=None):
     train_loader, *_ = create_dataloaders(args.data_dir, args.batch_size)
     _, val_loader, test_loader = create_dataloaders(args.data_dir, EVALUATION_BATCH)
 
-    torch.manual_seed(config.seed * 1_000_000)
-    try:
-        model = Seq2SeqTransformer(get_vocab_size(), args.d_model, args.num_heads, args.num_layers, args.num_layers,
-                                   args.d_ff, args.dropout).to(device)
-    except (ValueError, RuntimeError) as error:  # sizes that do not go together, or that no memory holds
-        raise UserError(f"a model of this size cannot be made: {str(error).splitlines()[0]}") from None
+    model = make_model(args, config.seed).to(device)
     log = {"num_digits": train_loader.dataset.num_digits,
            "model": asdict(model.config),
            "parameters": sum(parameter.numel() for parameter in model.parameters()),

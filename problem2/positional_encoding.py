@@ -69,8 +69,7 @@ class LearnedPositionalEncoding(NoPositionalEncoding):
 
     A row gets a gradient only from sequences that reach it. Past the longest training sequence the policy is to use the
     rows as they were initialised: weight decay leaves them alone, so they stay at their first values. Past `max_len`
-    there is no row, which is an error. Rows begin of like size to the token embeddings (and to sinusoidal rows): with BERT's
-    standard deviation of 0.02 the first epochs are spent on making positions visible at all.
+    there is no row, which is an error. Rows begin of like size to the token embeddings (and to sinusoidal rows).
 
     Raises:
         ValueError: from `forward`, if a sequence is longer than `max_len`.

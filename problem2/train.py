@@ -27,6 +27,7 @@ from positional_encoding import ENCODINGS
 from training import TrainingConfig, fit
 from variants import BASELINE, TRAINED_BY_DEFAULT, VARIANTS
 
+MOST_PARAMETERS = 10 ** 9
 NOTES = {"none": "at chance by construction: without positions and with mean pooling the logits are the same for every order of the "
                  "values, so a sequence and its sorted copy cannot be told apart; what training accuracy rises above 50% is memory of "
                  "which values came together"}
@@ -56,10 +57,10 @@ def make_parser():
     setting("--epochs", "passes over the training sequences", type=whole_number(1))
     setting("--batch-size", "sequences a step", type=whole_number(1))
     setting("--lr", "highest learning rate, after warm-up", type=positive_number)
-    setting("--d-model", "width of the model", type=whole_number(1))
+    setting("--d-model", "width of the model", type=whole_number(1, 100_000))
     setting("--num-heads", "attention heads a layer", type=whole_number(1))
-    setting("--num-layers", "encoder layers", type=whole_number(1))
-    setting("--d-ff", "inner width of the feed-forward layers", type=whole_number(1))
+    setting("--num-layers", "encoder layers", type=whole_number(1, 1_000))
+    setting("--d-ff", "inner width of the feed-forward layers", type=whole_number(1, 100_000))
     setting("--dropout", "dropout probability", type=share)
     setting("--pooling", "how the positions become one vector", choices=POOLINGS)
     setting("--augmentation", "what makes new training sequences of the training sequences", choices=AUGMENTATIONS)
@@ -67,9 +68,20 @@ def make_parser():
 
 
 def initial_model(seed, **arguments):
-    """The model that training with this seed starts from."""
-    torch.manual_seed(seed * 1_000_000)
-    return SortingClassifier(**arguments)
+    """The model that training with this seed starts from.
+
+    Raises:
+        UserError: if its sizes do not go together, or come to more than `MOST_PARAMETERS` or than memory holds.
+    """
+    try:
+        with torch.device("meta"):  # takes no memory
+            parameters = sum(parameter.numel() for parameter in SortingClassifier(**arguments).parameters())
+        if parameters > MOST_PARAMETERS:
+            raise ValueError(f"it would have {parameters:.1e} parameters, and {MOST_PARAMETERS:.0e} are the most")
+        torch.manual_seed(seed * 1_000_000)
+        return SortingClassifier(**arguments)
+    except (ValueError, RuntimeError) as error:  # RuntimeError: no memory holds it
+        raise UserError(f"a model of this size cannot be made: {str(error).splitlines()[0]}") from None
 
 
 def chosen_variants(args):
@@ -89,10 +101,7 @@ def train(variant, args, device, loaders, data_sha256):
     start = time.perf_counter()
     name, folder = variant.name, args.output_dir / variant.name
     config = variant.training_config(args.seed)
-    try:
-        model = initial_model(config.seed, **variant.model_arguments()).to(device)
-    except (ValueError, RuntimeError) as error:  # sizes that do not go together, or that no memory holds
-        raise UserError(f"a model of this size cannot be made: {str(error).splitlines()[0]}") from None
+    model = initial_model(config.seed, **variant.model_arguments()).to(device)
     log = {"model": asdict(model.config), "parameters": sum(parameter.numel() for parameter in model.parameters()),
            "data_sha256": data_sha256, "training_lengths": [int(loaders[0].dataset.lengths.min()), int(loaders[0].dataset.lengths.max())],
            "environment": environment(device)}

@@ -9,7 +9,7 @@ neighbours' alone: one of 100^3 windows inside a sequence, of 100^2 at each end,
   margin whatever comes before v, or the window of w in which v precedes has none whatever comes after w.
 
 Margins are computed in floating point, and in other sums than in a longer sequence: they are to be compared with `smallest`, the
-distance of the closest one to zero, which must be far above rounding (about 1e-5).
+distance of the closest one to zero, which must be far above the rounding of single precision.
 """
 
 import torch

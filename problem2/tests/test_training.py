@@ -168,7 +168,7 @@ class Train(TemporaryFolder):
     def test_bad_options_exit_with_2(self):
         for options in [("--lr", 0), ("--lr", "nan"), ("--dropout", 1), ("--epochs", 0), ("--batch-size", "x"), ("--d-model", 10, "--num-heads", 4),
                         ("--device", "abacus"), ("--device", "meta"), ("--device", "cuda:99"), ("--nonsense",), ("--encoding", "alphabetical"),
-                        ("--seed", 10 ** 14), ("--variant", "alphabetical"), ("--variant", "none", "--encoding", "none"), ("--pooling", "min"), ("--d-model", 10 ** 9), ("--d-ff", 10 ** 9), ("--batch-size", 10 ** 20)]:
+                        ("--seed", 10 ** 14), ("--variant", "alphabetical"), ("--variant", "none", "--encoding", "none"), ("--pooling", "min"), ("--d-model", 10 ** 9), ("--d-ff", 10 ** 9), ("--num-layers", 10 ** 9), ("--num-layers", 1000, "--d-model", 8192), ("--batch-size", 10 ** 20)]:
             with self.subTest(options=options):
                 self.assert_one_line(command(train.main, "--data-dir", self.small_data(), "--output-dir", self.folder, *options))
 

@@ -1,0 +1,90 @@
+"""The tables of README.md, from the records in results/. Each stands between `<!-- table: NAME -->` and `<!-- end -->`."""
+
+import json
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+ADDITION, SORTING = ROOT / "problem1" / "results", ROOT / "problem2" / "results"
+REQUIRED = ("sinusoidal", "learned", "none")
+
+
+def read(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def percent(share, digits=1):
+    return f"{100 * share:.{digits}f}%"
+
+
+def span(values, show):
+    """The lowest and the highest of the values as `show` writes them, or one of them if they look alike."""
+    low, high = show(min(values)), show(max(values))
+    return low if low == high else f"{low} to {high}"
+
+
+def table(head, rows):
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows))
+
+
+def addition():
+    """Problem 1: how well it adds."""
+    log, every, seeds = (read(ADDITION / f"{name}.json") for name in ("training_log", "exhaustive", "seeds"))
+    test = log["test"]
+    low, high = test["exact_match_interval"]
+    chosen, later = ([record for record in seeds if (record["seed"] < 5) == first] for first in (True, False))
+    errors = lambda records: ", ".join(str(record["errors"]) for record in records)  # noqa: E731
+    seconds = lambda records: span([record["seconds"] for record in records], "{:.0f}".format)  # noqa: E731
+    return table(["what", "result", "record in `problem1/results/`"], [
+        [f"test problems (n = {test['n']:,})", f"{percent(test['exact_match'], 2)} (95% interval {percent(low, 2)} to {percent(high, 2)})",
+         "`training_log.json`, `test`"],
+        [f"all {every['pairs']:,} pairs", f"{every['errors']} errors", "`exhaustive.json`"],
+        [f"the {every['unseen']['pairs']:,} of them never seen in training", f"{every['unseen']['errors']} errors", "`exhaustive.json`, `unseen`"],
+        ["training seeds 0 to 4, all pairs each", f"{errors(chosen)} errors; {seconds(chosen)} s", "`seeds.json`"],
+        [f"training seeds {later[0]['seed']} to {later[-1]['seed']}, run once after the settings were fixed, all pairs each", f"{errors(later)} errors",
+         "`seeds.json`"],
+        ["default training, evaluations included", f"{log['seconds']:.0f} s on two cores", "`training_log.json`, `seconds`"]])
+
+
+def sorting():
+    """Problem 2: accuracy by length and kind of negatives, over seeds."""
+    runs = {encoding: [record for record in read(SORTING / "seeds.json") if record["encoding"] == encoding] for encoding in REQUIRED}
+    runs["recommended"] = sorted((read(path) for path in (SORTING / "study" / "runs").glob("recommended_*.json")), key=lambda record: record["seed"])
+
+    def row(name, measure, digits=1):
+        return [name, *(span([measure(record) for record in records], lambda share: percent(share, digits)) for records in runs.values())]
+
+    def accuracy(length, negatives, gap_source=None):
+        return lambda record: next(entry["accuracy"] for entry in record["accuracy"]
+                                   if (entry["length"], entry["negatives"], entry["gap_source"]) == (length, negatives, gap_source))
+
+    def moved(record):
+        return next(entry["accuracy"] for entry in record["position_control"] if entry["first_position"] == 16)
+    control = ["swap negatives, 16 values at positions 16 to 31",
+               *(span([moved(record) for record in runs[encoding]], percent) for encoding in REQUIRED[:2]), "no positions", "no positions"]
+    return table(["accuracy, lowest to highest of the seeds", *(f"{name} (seeds {records[0]['seed']}-{records[-1]['seed']})" for name, records in runs.items())], [
+        row("test split, lengths 8-16", lambda record: record["test"]["accuracy"], 2),
+        *(row(f"swap negatives, length {length}", accuracy(length, "swap")) for length in (16, 32, 64, 128, 256)),
+        *(row(f"one inversion, length {length}", accuracy(length, "one_inversion")) for length in (16, 256)), control,
+        *(row(f"swap negatives, 16 values with the gaps of length {source}", accuracy(16, "swap", source)) for source in (32, 256))])
+
+
+def speed():
+    """What benchmark.py measured against what it aims at, in both folders."""
+    rows = []
+    for number, results in enumerate((ADDITION, SORTING), 1):
+        for record in read(results / "benchmark.json")["records"]:
+            if "target" in record:
+                low, high = record["ratio_quartiles"]
+                rows.append([str(number), record["section"], record["against"], f"{record['ratio']:.2f} ({low:.2f} to {high:.2f})", f"at most {record['target']:.0f}"])
+    return table(["problem", "what", "time over that of", "ratio (quartiles of the rounds)", "aim"], rows)
+
+
+TABLES = {"addition": addition, "sorting": sorting, "speed": speed}
+
+
+def filled(readme):
+    """The text of README.md with its tables made anew."""
+    def replace(found):
+        return f"{found[1]}\n\n{TABLES[found[2]]()}\n\n{found[3]}"
+    return re.sub(r"(<!-- table: (\w+) -->)\n.*?\n?(<!-- end -->)", replace, readme, flags=re.DOTALL)
