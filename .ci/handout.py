@@ -84,6 +84,14 @@ class Handout(unittest.TestCase):
         for needed in ("- Full name: ", "- USC email: ", "python train.py", "python inference.py", "Notes on the implementation"):
             self.assertIn(needed, readme)
 
+    def test_the_examples_of_the_readme_run(self):
+        examples = re.findall(r"```python\n# in (problem\d)/(.*?)```", (self.clone / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+        self.assertEqual([folder for folder, _ in examples], ["problem1", "problem2"])
+        subprocess.run([sys.executable, "generate_data.py"], cwd=self.clone / "problem1", capture_output=True, check=True)
+        for folder, code in examples:
+            run = subprocess.run([sys.executable, "-c", f"#{code}"], cwd=self.clone / folder, capture_output=True, text=True)
+            self.assertEqual((run.returncode, run.stderr), (0, ""))
+
     def test_every_command_that_is_named(self):
         for folder, generate in [("problem1", ["generate_data.py", "--seed", "641", "--num-digits", "3"]), ("problem2", ["scripts/generate_data.py", "--seed", "641"])]:
             for command in (generate, ["inference.py"], ["train.py", *SMALL], ["inference.py"]):
