@@ -84,13 +84,13 @@ def plot_position_embeddings(learned, initial, trained_rows):
         initial: the table before training, likewise.
         trained_rows: how many of the first rows training sequences reached.
     """
-    figure = Figure(figsize=(15, 4.6), layout="constrained")
+    figure = Figure(figsize=(11, 3.5), layout="constrained")
     heatmap, norms, cosine = figure.subplots(1, 3)
     limit = np.abs(learned).max()
     image = heatmap.imshow(learned, aspect="auto", cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
     figure.colorbar(image, ax=heatmap, label="value")
     heatmap.axhline(trained_rows - 0.5, color="black", linewidth=1.2, linestyle="--")
-    heatmap.set(title=f"Learned rows (trained above the line: 0 to {trained_rows - 1})", xlabel="dimension", ylabel="position")
+    heatmap.set(title=f"Rows (trained: 0 to {trained_rows - 1})", xlabel="dimension", ylabel="position")
     length = np.linalg.norm(learned, axis=1)
     norms.plot(np.arange(len(learned)), length, color=COLOURS["learned"], marker=".", markersize=4, linewidth=0.8, label="norm of the row")
     norms.plot(np.arange(len(learned)), np.linalg.norm(learned - initial, axis=1), color=BLUE, marker="s", markersize=3, linewidth=0.8,
@@ -98,7 +98,7 @@ def plot_position_embeddings(learned, initial, trained_rows):
     norms.axvspan(-0.5, trained_rows - 0.5, color="#56B4E9", alpha=0.2, label="trained rows")
     norms.set(title="What training did to each row", xlabel="position", ylabel="Euclidean norm", ylim=(-0.2, None))
     norms.grid(alpha=0.3)
-    norms.legend(loc="center right")
+    norms.legend(loc="center right", fontsize=8)
     unit = learned / length[:, None]
     image = cosine.imshow(unit @ unit.T, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
     figure.colorbar(image, ax=cosine, label="cosine similarity")
@@ -115,13 +115,13 @@ def plot_encodings(tables, trained_rows):
         tables: `{name: numpy [rows, d_model]}`.
         trained_rows: how many of the first positions training sequences reached.
     """
-    figure = Figure(figsize=(5 * len(tables), 4.4), layout="constrained")
+    figure = Figure(figsize=(3.7 * len(tables), 3.5), layout="constrained")
     for axes, (name, table) in zip(figure.subplots(1, len(tables)), tables.items()):
         limit = np.abs(table).max() or 1.0
         image = axes.imshow(table, aspect="auto", cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
         figure.colorbar(image, ax=axes, label="value")
         axes.axhline(trained_rows - 0.5, color="black", linewidth=1.2, linestyle="--")
-        axes.set(title=name, xlabel="dimension", ylabel=f"position (trained above the line: 0 to {trained_rows - 1})")
+        axes.set(title=name, xlabel="dimension", ylabel=f"position (trained: 0 to {trained_rows - 1})")
     return figure
 
 
