@@ -46,6 +46,8 @@ def load_model(path, device="cpu"):
 
 def check(config, about, weights, file_size):
     """Raise ValueError unless this can be a model that sorts; what does not fit in shape is found by loading."""
+    if not (isinstance(about, dict) and isinstance(weights, dict)):
+        raise ValueError("what it says of the model, or its weights, have no names")
     sizes = [getattr(config, field.name) for field in fields(config) if field.type is int]
     if not all(type(size) is int and 0 < size <= 100_000 for size in sizes):
         raise ValueError("a size of the model is no possible one")

@@ -187,7 +187,7 @@ class Plants(unittest.TestCase):
     def setUpClass(cls):
         cls.model = Planted()
         cls.examination = Examination(cls.model, *problems(300))
-        a, b = numbers(cls.examination.source, 2)
+        a, b = numbers_of(cls.examination.source, 2)
         cls.carrying = carries_out(a, b, 2).any(dim=1).float().mean().item()
 
     def test_ablation(self):

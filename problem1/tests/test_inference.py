@@ -159,6 +159,7 @@ class Checkpoints(TemporaryFolder):
                       good | {"config": config | {"num_heads": 3}}, good | {"config": config | {"d_model": 10 ** 9}},
                       good | {"config": config | {"num_encoder_layers": 10 ** 5}}, good | {"config": config | {"d_ff": -1}},
                       good | {"config": config | {"extra": 1}}, good | {"config": config | {"dropout": "x"}}, good | {"about": {}}, good | {"about": {"num_digits": "3"}}, good | {"about": {"num_digits": 11}}, torch.zeros(3),
+                      good | {"about": torch.zeros(2, 2)},
                       good | {"config": config | {"max_len": 5}}, good | {"config": config | {"dropout": float("nan")}},
                       good | {"config": config | {"vocab_size": 5}},
                       good | {"state_dict": {name: value * float("nan") for name, value in weights.items()}},
@@ -191,9 +192,8 @@ class Script(TemporaryFolder):
         self.assertEqual((done.stdout, done.stderr), ("200\n", ""))
 
     def test_closed_streams(self):
-        for closed, status in [(">&-", 0), ("2>&-", 0), ("<&-", 0)]:
-            for arguments in ("507+159", "--stdin"):
-                with self.subTest(closed=closed, arguments=arguments):
-                    done = subprocess.run(["bash", "-c", f'"{sys.executable}" "{RESULTS.parent / "inference.py"}" {arguments} {closed}'],
-                                          input="507+159\n", capture_output=True, text=True)
-                    self.assertEqual((done.returncode, done.stderr), (status, ""))
+        for closed, arguments in [(">&-", "507+159"), ("2>&-", "507+159"), ("<&-", "--stdin")]:
+            with self.subTest(closed=closed):
+                done = subprocess.run(["bash", "-c", f'"{sys.executable}" "{RESULTS.parent / "inference.py"}" {arguments} {closed}'],
+                                      input="507+159\n", capture_output=True, text=True)
+                self.assertEqual((done.returncode, done.stderr), (0, ""))

@@ -21,9 +21,10 @@ class Pipeline(TemporaryFolder):
         problem = self.folder / "elsewhere" / "problem2"
         shutil.copytree(RESULTS.parent, problem, ignore=shutil.ignore_patterns("data", "results", "runs", "tests", "__pycache__"))
         self.run_script(problem / "generate_data.py", "--train-size", 200, "--val-size", 20, "--test-size", 20)
-        output = self.run_script(problem, "--epochs", 1)
+        output = self.run_script(problem / "train.py", "--epochs", 1, "--d-model", 16, "--num-heads", 2, "--num-layers", 1, "--d-ff", 16)
         self.assertIn("epoch   1 of 1", output)
-        self.assertIn("accuracy by length", output)
+        self.run_script(problem / "analyze.py")
+        self.assertIn("accuracy by length", self.run_script(problem / "inference.py"))
         made = {str(path.relative_to(problem / "results")) for path in (problem / "results").rglob("*") if path.is_file()}
         for encoding in ("sinusoidal", "learned", "none", "recommended"):
             self.assertLessEqual({f"{encoding}/{name}" for name in ("best_model.pth", "training_log.json", "training_curves.png")}, made)
