@@ -162,6 +162,10 @@ class Measures(TemporaryFolder):
         self.assertEqual((result["n"], result["accuracy"], result["accuracy_where_trend_is_right"]), (100, 1, 1))
         self.assertAlmostEqual(result["agreement"], result["trend_accuracy"])
         self.assertTrue(0.5 < result["trend_accuracy"] < 1 and 0 < result["kappa"] < 1)
+        sorted_share, called = (torch.cat(parts).double().mean().item() for parts in
+                                zip(*((labels, trend.margins(sequences) > 0) for sequences, labels in test)))
+        chance = sorted_share * called + (1 - sorted_share) * (1 - called)
+        self.assertAlmostEqual(result["kappa"], (result["agreement"] - chance) / (1 - chance))
         self.assertEqual(result["trend_wrong"], round(100 * (1 - result["trend_accuracy"])))
 
     def test_pairs_ties_and_margins_of_one_that_knows(self):
