@@ -18,6 +18,7 @@ ROOT = HERE.parent
 TYPST = "0.15.2"
 # Records that the report does without while they are not there. Typst cannot ask whether a file exists.
 OPTIONAL = ("problem1/results/head_analysis/seeds.json", "problem1/results/benchmark.json", "problem2/results/benchmark.json",
+            "problem1/results/robustness.json", "problem2/results/robustness.json", "problem1/results/seeds_focus_0.json",
             "problem2/results/recommended/training_log.json", "problem2/results/study/recommended.json")
 RUNS = "problem2/results/study/runs"
 

@@ -74,13 +74,30 @@ def speed():
     rows = []
     for number, results in enumerate((ADDITION, SORTING), 1):
         for record in read(results / "benchmark.json")["records"]:
-            if "target" in record:
+            if record["section"] not in ("attention", "growth", "time to quality"):
                 low, high = record["ratio_quartiles"]
-                rows.append([str(number), record["section"], record["against"], f"{record['ratio']:.2f} ({low:.2f} to {high:.2f})", f"at most {record['target']:.0f}"])
+                rows.append([str(number), record["section"], record["against"], f"{record['ratio']:.2f} ({low:.2f} to {high:.2f})",
+                             f"at most {record['target']:.0f}" if "target" in record else ""])
+            if "share_of_an_epoch" in record:
+                rows.append([str(number), record["section"], "a whole epoch", percent(record["share_of_an_epoch"], 2),
+                             f"under {percent(record['target_share_of_an_epoch'], 0)}"])
     return table(["problem", "what", "time over that of", "ratio (quartiles of the rounds)", "aim"], rows)
 
 
-TABLES = {"addition": addition, "sorting": sorting, "speed": speed}
+def robustness():
+    """What tests/kill.py and tests/fuzz.py found, in both folders."""
+    rows = []
+    for number, results in enumerate((ADDITION, SORTING), 1):
+        record = read(results / "robustness.json")
+        kills, fuzz = record["kills"], record["fuzz"]
+        rows.append([str(number), f"{kills['kills']} kills: " + ", ".join(f"{count} of {name}" for name, count in kills["by_command"].items()),
+                     str(len(kills["failures"]))])
+        rows.append([str(number), f"{fuzz['cases_of_each_kind']:,} cases each of " + ", ".join(kind.replace("_", " ") for kind in fuzz["kinds"]),
+                     str(len(fuzz["failures"]))])
+    return table(["problem", "tried", "failed"], rows)
+
+
+TABLES = {"addition": addition, "sorting": sorting, "speed": speed, "robustness": robustness}
 
 
 def filled(readme):

@@ -61,13 +61,18 @@ def plot_benchmark(record):
     lengths = sorted({entry["length"] for entry in measured})
     attention.set_xticks(lengths, labels=map(str, lengths))
     attention.minorticks_off()
-    attention.legend(fontsize=6)
+    attention.set_ylim(0.5, 100)
+    attention.legend(fontsize=7, loc="upper left")
     for number, entry in enumerate(entry for entry in record["records"] if entry["section"] == "growth"):
         base = entry["sizes"][0], entry["seconds"][0]
         growth.plot([size / base[0] for size in entry["sizes"]], [seconds / base[1] for seconds in entry["seconds"]],
                     color=(BLUE, ORANGE, GREEN, GREY)[number % 4], marker="os^D"[number % 4], markersize=4,
                     label=f"{entry['what']}, from {base[0]}: exponent {entry['exponent_of_seconds']:.2f}")
+    powers = [2 ** k for k in range(7)]
     growth.set(xscale="log", yscale="log", xlabel="size / smallest", ylabel="seconds a training step / those of the smallest", title="Growth")
+    for set_ticks in (growth.set_xticks, growth.set_yticks):
+        set_ticks(powers, labels=map(str, powers))
+    growth.minorticks_off()
     growth.legend(fontsize=8)
     for axes in (bars, attention, growth):
         axes.grid(alpha=0.3)
