@@ -69,6 +69,43 @@ def sorting():
         *(row(f"swap negatives, 16 values with the gaps of length {source}", accuracy(16, "swap", source)) for source in (32, 256))])
 
 
+STUDIED = {
+    "local_bias-lowest-augmented": "the recommended variant, half as wide, half as long",
+    "local_bias-lowest-augmented-cross_entropy": "... with plain cross-entropy",
+    "local_bias-lowest-swap": "... with neighbours exchanged, neither crops nor shifts",
+    "local_bias-lowest-crop+shift": "... with crops and shifts, no neighbours exchanged",
+    "local_bias-lowest-plain": "... without augmentation",
+    "local_bias-max-augmented": "... with max pooling",
+    "local_bias-mean-augmented": "... with mean pooling",
+    "relative_bias-lowest-augmented": "... with a bias on all distances (no cut-off)",
+    "relative_bias-max-augmented": "max pooling and a bias on all distances",
+    "relative_bias-max-augmented-scaled": "the same, scores scaled by the logarithm of the length",
+    "causal-max-augmented": "max pooling and nothing but a causal mask",
+    "random_positions-max-augmented": "max pooling and random positions (trained to 300)",
+    "sinusoidal-max-augmented": "max pooling and sinusoidal positions",
+    "sinusoidal-mean-plain": "sinusoidal, mean pooling, no augmentation",
+    "learned-mean-plain": "learned, mean pooling, no augmentation"}
+
+
+def study():
+    """Problem 2: what each part of the recommended variant is worth, over seeds."""
+    runs = [read(path) for path in sorted((SORTING / "study" / "runs").glob("*.json"))]
+
+    def cell(values):
+        mean, low, high = (f"{100 * value:.1f}" for value in (sum(values) / len(values), min(values), max(values)))
+        return mean if low == high else f"{mean} ({low} to {high})"
+
+    def accuracy(records, length, negatives):
+        return [entry["accuracy"] for record in records for entry in record["accuracy"]
+                if (entry["length"], entry["negatives"], entry["gap_source"]) == (length, negatives, None)]
+    rows = []
+    for name, what in STUDIED.items():
+        records = [record for record in runs if record["variant"] == name]
+        rows.append([what, f"`{name}`", str(len(records)), cell([record["test"]["accuracy"] for record in records]),
+                     *(cell(accuracy(records, length, negatives)) for length, negatives in ((16, "one_inversion"), (256, "swap"), (256, "one_inversion")))])
+    return table(["one layer, width 64", "variant", "seeds", "test split", "one inversion, 16", "swaps, 256", "one inversion, 256"], rows)
+
+
 def speed():
     """What benchmark.py measured against what it aims at, in both folders."""
     rows = []
@@ -97,7 +134,7 @@ def robustness():
     return table(["problem", "tried", "failed"], rows)
 
 
-TABLES = {"addition": addition, "sorting": sorting, "speed": speed, "robustness": robustness}
+TABLES = {"addition": addition, "sorting": sorting, "study": study, "speed": speed, "robustness": robustness}
 
 
 def filled(readme):

@@ -67,7 +67,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x):
         """`[B, T, d_model]` -> `[B, T, d_model]`."""
-        x = self.linear2(self.dropout(self.linear1(x).relu_()))
+        x = self.linear2(self.dropout(self.linear1(x).relu()))
         return x if self.intervene is None else self.intervene(x)
 
 

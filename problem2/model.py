@@ -138,7 +138,7 @@ class TransformerEncoderLayer(nn.Module):
         """`x [B, L, d_model]`, `mask` broadcastable to `[B, H, L, L]` -> `[B, L, d_model]`."""
         h = self.norm1(x)
         x = x + self.dropout(self.self_attn(h, h, h, mask, positions)[0])
-        return x + self.dropout(self.linear2(self.dropout(self.linear1(self.norm2(x)).relu_())))
+        return x + self.dropout(self.linear2(self.dropout(self.linear1(self.norm2(x)).relu())))
 
 
 class SortingClassifier(nn.Module):
