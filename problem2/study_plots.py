@@ -40,6 +40,16 @@ def legend_below(figure, axes):
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, fontsize=8)
 
 
+def make_panels(count, columns=3, **options):
+    """A figure with `count` panels, three in a row: `(figure, its axes)`."""
+    rows = math.ceil(count / columns)
+    figure = Figure(figsize=(3.4 * min(count, columns), 3.1 * rows + 0.4), layout="constrained")
+    panels = figure.subplots(rows, min(count, columns), squeeze=False, **options).flatten()
+    for axes in panels[count:]:
+        axes.set_axis_off()
+    return figure, panels[:count]
+
+
 def plot_grid(records, negatives, lengths=(16, 64, 256)):
     """Accuracy of every variant on one kind of negatives: a dot a seed, the mean with its 95% interval, a panel a length."""
     groups = by_variant(records)
@@ -113,8 +123,8 @@ def plot_untrained_rows(records):
 def plot_dilution(records):
     """Margin against length, sorted and with one violation, a panel a variant: mean over seeds, band one standard deviation."""
     groups = by_variant(records)
-    figure = Figure(figsize=(3.6 * len(groups), 4), layout="constrained")
-    for axes, (variant, group) in zip(np.atleast_1d(figure.subplots(1, len(groups))), groups.items()):
+    figure, panels = make_panels(len(groups))
+    for axes, (variant, group) in zip(panels, groups.items()):
         lengths = [entry["length"] for entry in group[0]["dilution"]]
         for name, colour, mark in [("sorted", BLUE, "o"), ("one_inversion", ORANGE, "s")]:
             mean, std = (np.mean([[entry[f"margin_{name}_{measure}"] for entry in record["dilution"]] for record in group], axis=0)
@@ -164,8 +174,8 @@ def plot_neighbour_head(records):
 def plot_gap(records, negatives="one_inversion"):
     """Length against gap: accuracy at each length, and at 16 values with the gaps of that length; a panel a variant."""
     groups = by_variant(records)
-    figure = Figure(figsize=(3.6 * len(groups), 4), layout="constrained")
-    for axes, (variant, group) in zip(np.atleast_1d(figure.subplots(1, len(groups), sharey=True)), groups.items()):
+    figure, panels = make_panels(len(groups), sharey=True)
+    for axes, (variant, group) in zip(panels, groups.items()):
         sources = sorted({entry["gap_source"] for entry in group[0]["accuracy"]} - {None})
         for name, points, style, mark in [
                 ("at that length", [mean_interval([accuracy_of(record, n, negatives) for record in group]) for n in sources], "-", "o"),
