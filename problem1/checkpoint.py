@@ -52,7 +52,7 @@ def check(config, about, weights, file_size):
         raise ValueError("a size of the model is no possible one")
     if config.num_encoder_layers + config.num_decoder_layers > len(weights):
         raise ValueError("fewer weights than layers")
-    if config.vocab_size != VOCAB_SIZE or not 0 <= config.dropout < 1:
+    if config.vocab_size != VOCAB_SIZE or type(config.dropout) not in (int, float) or not 0 <= config.dropout < 1:
         raise ValueError("the vocabulary or the dropout is no possible one")
     if type(about["num_digits"]) is not int or about["num_digits"] not in range(1, MAX_DIGITS + 1) or 2 * about["num_digits"] + 1 > config.max_len:
         raise ValueError("the number of digits is no possible one")

@@ -53,7 +53,7 @@ def check(config, about, weights, file_size):
         raise ValueError("a size of the model is no possible one")
     if config.num_layers > len(weights):
         raise ValueError("fewer weights than layers")
-    if config.vocab_size != VOCAB_SIZE or not 0 <= config.dropout < 1:
+    if config.vocab_size != VOCAB_SIZE or type(config.dropout) not in (int, float) or not 0 <= config.dropout < 1:
         raise ValueError("the vocabulary or the dropout is no possible one")
     if type(config.log_scaling) is not bool:
         raise ValueError("the scaling of the scores is neither on nor off")

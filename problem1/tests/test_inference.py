@@ -159,7 +159,7 @@ class Checkpoints(TemporaryFolder):
                       good | {"config": config | {"num_heads": 3}}, good | {"config": config | {"d_model": 10 ** 9}},
                       good | {"config": config | {"num_encoder_layers": 10 ** 5}}, good | {"config": config | {"d_ff": -1}},
                       good | {"config": config | {"extra": 1}}, good | {"config": config | {"dropout": "x"}}, good | {"about": {}}, good | {"about": {"num_digits": "3"}}, good | {"about": {"num_digits": 11}}, torch.zeros(3),
-                      good | {"about": torch.zeros(2, 2)},
+                      good | {"about": torch.zeros(2, 2)}, good | {"config": config | {"dropout": torch.zeros(2)}},
                       good | {"config": config | {"max_len": 5}}, good | {"config": config | {"dropout": float("nan")}},
                       good | {"config": config | {"vocab_size": 5}},
                       good | {"state_dict": {name: value * float("nan") for name, value in weights.items()}},

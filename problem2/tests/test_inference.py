@@ -139,7 +139,7 @@ class Checkpoints(TemporaryFolder):
             path.write_bytes(content)
             refused()
         config, weights = good["config"], good["state_dict"]
-        for value in [None, 3, [], {}, weights, torch.zeros(3), good | {"state_dict": {}}, good | {"config": {}}, good | {"about": 3}, good | {"about": torch.zeros(2, 2)},
+        for value in [None, 3, [], {}, weights, torch.zeros(3), good | {"state_dict": {}}, good | {"config": {}}, good | {"about": 3}, good | {"about": torch.zeros(2, 2)}, good | {"config": config | {"dropout": torch.zeros(2)}},
                       good | {"config": config | {"d_model": 64}}, good | {"config": config | {"num_heads": 3}},
                       good | {"config": config | {"d_model": 10 ** 9}}, good | {"config": config | {"num_layers": 10 ** 5}},
                       good | {"config": config | {"max_len": 10 ** 9}}, good | {"config": config | {"max_len": 99}},
