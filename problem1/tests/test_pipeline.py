@@ -23,9 +23,9 @@ class Pipeline(TemporaryFolder):
         self.run_script(problem / "generate_data.py", "--num-digits", 1, "--train-size", 41, "--val-size", 20, "--test-size", 20)
         output = self.run_script(problem / "train.py", "--epochs", 1, "--d-model", 16, "--num-heads", 2, "--num-layers", 1, "--d-ff", 16)
         self.assertIn("epoch   1 of 1", output)
-        self.run_script(problem / "analyze.py")
+        self.run_script(problem / "analyze.py", "--problem", "3+4")  # the whole analysis is in test_heads
         self.assertEqual(sorted(path.name for path in (problem / "results").glob("[!.]*")),
-                         ["attention_patterns", "best_model.pth", "head_analysis", "training_curves.png", "training_log.json"])
+                         ["attention_patterns", "best_model.pth", "training_curves.png", "training_log.json"])
         self.assertIn("20 test problems", self.run_script(problem / "inference.py"))
         self.assertEqual(json.loads((problem / "results" / "training_log.json").read_text())["num_digits"], 1)
         self.assertRegex(self.run_script(problem / "inference.py", "3+4"), r"^3 \+ 4 = ")

@@ -45,7 +45,7 @@ class Results(TemporaryFolder):
             model, _ = load_model(RESULTS / encoding / "best_model.pth")
             for group in evaluation_groups([16]):
                 if group["gap_source"] in (None, 256):
-                    sets = load_group(self.folder, group, kinds=["swap", "one_inversion"])
+                    sets = load_group(self.folder, group, kinds=["swap" if group["gap_source"] else "one_inversion"])
                     for result in measure_group(classify_group(model, sets), sets, group):
                         record = next(record for record in accuracy if record["encoding"] == encoding
                                       and all(record[key] == result[key] for key in (*group, "negatives")))
