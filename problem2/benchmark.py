@@ -143,7 +143,7 @@ def measure_time_to_quality(path):
 
 def main(arguments=None):
     parser = Parser(description=__doc__)
-    parser.add_argument("--rounds", type=whole_number(1), default=9, help="how often each figure is taken")
+    parser.add_argument("--rounds", type=whole_number(1), default=21, help="how often each figure is taken")
     parser.add_argument("--quick", action="store_true", help="one round at few sizes, to see that it works")
     parser.add_argument("--output-dir", type=Path, default=RESULTS_DIR, help="folder for benchmark.json and benchmark.png")
     args = parser.parse_args(arguments)
