@@ -36,12 +36,11 @@ SMALL = ("--epochs", "1", "--d-model", "16", "--num-heads", "2", "--num-layers",
 
 
 class Handout(unittest.TestCase):
-    @classmethod
-    def setUpClass(cls):
+    def setUp(self):
         folder = tempfile.TemporaryDirectory()
-        cls.addClassCleanup(folder.cleanup)
-        cls.clone = Path(folder.name) / "clone"
-        subprocess.run(["git", "clone", "--quiet", str(ROOT), str(cls.clone)], check=True)
+        self.addCleanup(folder.cleanup)
+        self.clone = Path(folder.name) / "clone"
+        subprocess.run(["git", "clone", "--quiet", str(ROOT), str(self.clone)], check=True)
 
     def in_order(self, path):
         """Fail unless the file is what its name says: it opens, and there is something in it."""

@@ -33,5 +33,4 @@ class Pipeline(TemporaryFolder):
         self.assertFalse([name for name in made if "resume" in name or "tmp" in name])
         accuracy = json.loads((problem / "results" / "extrapolation" / "extrapolation_results.json").read_text())["accuracy"]
         self.assertEqual(len(accuracy), 4 * 11 * 5)
-        self.assertRegex(self.run_script(problem / "inference.py", 3, 15, 27, 41), r"^3 15 27 41\n  recommended +(un)?sorted [0-9.]{5}\n$")
         self.assertRegex(self.run_script(problem / "inference.py", "--stdin", input="3 15\n9,8\n"), r"^(un)?sorted [0-9.]{5}\n(un)?sorted [0-9.]{5}\n$")
