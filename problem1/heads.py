@@ -145,7 +145,7 @@ def _find(model, heads):
 @torch.no_grad()
 def without_heads(model, heads):
     """A smaller copy of the model that answers as it does with `heads` ablated by zeros: their rows of `W_q`, `W_k`, `W_v` and their
-    columns of `W_o` are gone. `heads` as for `ablated`, each at all positions.
+    columns of `W_o` are gone; those left are numbered anew. `heads` as for `ablated`, each at all positions.
 
     Raises:
         ValueError: if the model has no such head.

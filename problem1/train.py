@@ -49,8 +49,8 @@ def make_parser():
     return parser
 
 
-def make_model(args, seed):
-    """The model that training with this seed starts from.
+def make_model(args, seed, device):
+    """The model that training with this seed starts from, on the device.
 
     Raises:
         UserError: if its sizes do not go together, or come to more than `MOST_PARAMETERS` or than memory holds.
@@ -62,7 +62,7 @@ def make_model(args, seed):
         if parameters > MOST_PARAMETERS:
             raise ValueError(f"it would have {parameters:.1e} parameters, and {MOST_PARAMETERS:.0e} are the most")
         torch.manual_seed(seed * 1_000_000)
-        return Seq2SeqTransformer(*sizes)
+        return Seq2SeqTransformer(*sizes).to(device)
     except (ValueError, RuntimeError) as error:  # RuntimeError: no memory holds it
         raise UserError(f"a model of this size cannot be made: {str(error).splitlines()[0]}") from None
 
@@ -76,7 +76,7 @@ def main(arguments=None):
     train_loader, *_ = create_dataloaders(args.data_dir, args.batch_size)
     _, val_loader, test_loader = create_dataloaders(args.data_dir, EVALUATION_BATCH)
 
-    model = make_model(args, config.seed).to(device)
+    model = make_model(args, config.seed, device)
     log = {"num_digits": train_loader.dataset.num_digits,
            "model": asdict(model.config),
            "parameters": sum(parameter.numel() for parameter in model.parameters()),

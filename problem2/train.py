@@ -67,8 +67,8 @@ def make_parser():
     return parser
 
 
-def initial_model(seed, **arguments):
-    """The model that training with this seed starts from.
+def initial_model(seed, device="cpu", **arguments):
+    """The model that training with this seed starts from, on the device.
 
     Raises:
         UserError: if its sizes do not go together, or come to more than `MOST_PARAMETERS` or than memory holds.
@@ -79,7 +79,7 @@ def initial_model(seed, **arguments):
         if parameters > MOST_PARAMETERS:
             raise ValueError(f"it would have {parameters:.1e} parameters, and {MOST_PARAMETERS:.0e} are the most")
         torch.manual_seed(seed * 1_000_000)
-        return SortingClassifier(**arguments)
+        return SortingClassifier(**arguments).to(device)
     except (ValueError, RuntimeError) as error:  # RuntimeError: no memory holds it
         raise UserError(f"a model of this size cannot be made: {str(error).splitlines()[0]}") from None
 
@@ -101,7 +101,7 @@ def train(variant, args, device, loaders, data_sha256):
     start = time.perf_counter()
     name, folder = variant.name, args.output_dir / variant.name
     config = variant.training_config(args.seed)
-    model = initial_model(config.seed, **variant.model_arguments()).to(device)
+    model = initial_model(config.seed, device, **variant.model_arguments())
     log = {"model": asdict(model.config), "parameters": sum(parameter.numel() for parameter in model.parameters()),
            "data_sha256": data_sha256, "training_lengths": [int(loaders[0].dataset.lengths.min()), int(loaders[0].dataset.lengths.max())],
            "environment": environment(device)}
