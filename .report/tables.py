@@ -106,6 +106,26 @@ def study():
     return table(["one layer, width 64", "variant", "seeds", "test split", "one inversion, 16", "swaps, 256", "one inversion, 256"], rows)
 
 
+POOLINGS = ("mean", "attention", "max")
+
+
+def grid():
+    """Problem 2: encoding x pooling x augmentation, on one inversion at 256 values and on the test split."""
+    runs = [read(path) for path in sorted((SORTING / "study" / "runs").glob("*.json"))]
+    encodings = dict.fromkeys(record["settings"]["encoding_type"] for record in sorted(runs, key=lambda record: record["variant"]))
+
+    def cell(name):
+        records = [record for record in runs if record["variant"] == name]
+        inversion, test = (100 * sum(measure(record) for record in records) / len(records) for measure in (
+            lambda record: next(entry["accuracy"] for entry in record["accuracy"]
+                                if (entry["length"], entry["negatives"], entry["gap_source"]) == (256, "one_inversion", None)),
+            lambda record: record["test"]["accuracy"]))
+        return f"{inversion:.1f} ({test:.1f})"
+    return table(["encoding", *(f"{pooling} pooling, {how}" for pooling in POOLINGS for how in ("plain", "augmented"))],
+                 [[f"`{encoding}`", *(cell(f"{encoding}-{pooling}-{how}") for pooling in POOLINGS for how in ("plain", "augmented"))]
+                  for encoding in encodings])
+
+
 def speed():
     """What benchmark.py measured against what it aims at, in both folders."""
     rows = []
@@ -134,7 +154,7 @@ def robustness():
     return table(["problem", "tried", "failed"], rows)
 
 
-TABLES = {"addition": addition, "sorting": sorting, "study": study, "speed": speed, "robustness": robustness}
+TABLES = {"addition": addition, "sorting": sorting, "study": study, "grid": grid, "speed": speed, "robustness": robustness}
 
 
 def filled(readme):

@@ -3,6 +3,7 @@
 Needs the records of study.py and the weights of the recommended variant (python train.py).
 """
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,9 +15,9 @@ from files import save_figure, write_json
 from generate_data import NEGATIVES, TEST_LENGTHS, draw_sorted, draw_test_sets, ensure_data
 from study import RUNS_DIR, read_records
 from study_analysis import measure_pairs, pair_errors
-from study_plots import (plot_bias, plot_dilution, plot_gap, plot_grid, plot_neighbour_head, plot_pairs, plot_shortcut, plot_ties,
-                         plot_untrained_rows)
-from variants import GRID, RECOMMENDED
+from study_plots import (plot_bias, plot_dilution, plot_gap, plot_grid, plot_neighbour_head, plot_pairs, plot_parts, plot_shortcut,
+                         plot_ties, plot_untrained_rows)
+from variants import CELLS, GRID, RECOMMENDED
 from verification import applies, judge, window_margins
 
 MOST_FAILURES = 50
@@ -70,14 +71,13 @@ def main(arguments=None):
     examined = examine(model, args.data_dir)
     write_json(args.output_dir / "recommended.json", examined)
 
-    def those_of(names):
-        return [record for record in records if record["variant"] in names]
-    figures = {f"grid_{negatives}": plot_grid(records, negatives) for negatives in NEGATIVES}
-    figures |= {"shortcut": plot_shortcut(records), "pairs": plot_pairs(examined["pair_margins"]["alone"], examined["pair_errors"]["alone"]),
-                "bias": plot_bias(examined["bias"]["weights"], examined["bias"]["reach"])}
-    for name, plot, names in [("untrained_rows", plot_untrained_rows, LEARNED), ("dilution", plot_dilution, COMPARED),
+    figures = {"shortcut": plot_shortcut(records), "pairs": plot_pairs(examined["pair_margins"]["alone"], examined["pair_errors"]["alone"]),
+               "bias": plot_bias(examined["bias"]["weights"], examined["bias"]["reach"])}
+    parts = {name for record in records if record["variant"] not in CELLS for name in (record["variant"], record["parent"])}
+    for name, plot, names in [*((f"grid_{negatives}", partial(plot_grid, negatives=negatives), CELLS) for negatives in NEGATIVES),
+                              ("parts", plot_parts, parts), ("untrained_rows", plot_untrained_rows, LEARNED), ("dilution", plot_dilution, COMPARED),
                               ("neighbour_head", plot_neighbour_head, SCALING), ("gap", plot_gap, COMPARED), ("ties", plot_ties, COMPARED)]:
-        if chosen := those_of(names):
+        if chosen := [record for record in records if record["variant"] in names]:
             figures[name] = plot(chosen)
     for name, figure in figures.items():
         save_figure(args.output_dir / f"{name}.png", figure)

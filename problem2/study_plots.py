@@ -2,11 +2,14 @@
 
 import math
 import statistics
+from itertools import product
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from plots import BLUE, GREY, ORANGE
+from pooling import POOLINGS
+from positional_encoding import ENCODINGS
 
 GREEN, PINK = "#009E73", "#CC79A7"
 PALETTE = (BLUE, ORANGE, GREEN, PINK, "#56B4E9", "#D55E00", GREY)
@@ -50,24 +53,53 @@ def make_panels(count, columns=3, **options):
     return figure, panels[:count]
 
 
+def draw_seeds(axes, rows, records_of_rows, length, negatives, colour, label):
+    """A dot a seed and the mean with its 95% interval at each row: accuracy at that length on one kind of negatives."""
+    for row, records in zip(rows, records_of_rows):
+        values = [accuracy_of(record, length, negatives) for record in records]
+        mean, half = mean_interval(values)
+        axes.plot(values, [row] * len(values), "o", color=colour, markersize=3.5, alpha=0.6, label=f"one seed{label}")
+        axes.errorbar(mean, row, xerr=half, fmt="|", color="black", capsize=2, markersize=7, linewidth=0.8, label="mean, 95% interval")
+    axes.axvline(0.5, color=GREY, linestyle=":", linewidth=0.8, label="chance")
+    axes.set(xlim=(0.4, 1.02))
+    axes.grid(alpha=0.3)
+
+
 def plot_grid(records, negatives, lengths=(16, 64, 256)):
-    """Accuracy of every variant on one kind of negatives: a dot a seed, the mean with its 95% interval, a panel a length."""
+    """The grid on one kind of negatives: a row a length, a column a pooling, in each the encodings with and without augmentation."""
+    cells = {}
+    for record in records:
+        chosen = record["settings"]
+        cells.setdefault((chosen["pooling"], chosen["augmentation"] != "none", chosen["encoding_type"]), []).append(record)
+    poolings, encodings = (sorted({cell[place] for cell in cells}, key=list(order).index) for place, order in ((0, POOLINGS), (2, ENCODINGS)))
+    figure = Figure(figsize=(3 * len(poolings) + 1.5, len(lengths) * (0.9 + 0.23 * len(encodings)) + 0.8), layout="constrained")
+    figure.suptitle(f"Accuracy by encoding, pooling, augmentation and length; negatives: {negatives.replace('_', ' ')}")
+    panels = figure.subplots(len(lengths), len(poolings), sharex=True, sharey=True, squeeze=False)
+    for (length, pooling), axes in zip(product(lengths, poolings), panels.flat):
+        for augmented, shift, colour, label in [(True, -0.2, BLUE, ", augmented"), (False, 0.2, ORANGE, ", plain")]:
+            run = {row: cells[pooling, augmented, encoding] for row, encoding in enumerate(encodings) if (pooling, augmented, encoding) in cells}
+            draw_seeds(axes, [row + shift for row in run], run.values(), length, negatives, colour, label)
+        axes.set_title(f"{pooling} pooling, {length} values", fontsize=10)
+    for axes in panels[-1]:
+        axes.set_xlabel("accuracy")
+    panels[0, 0].set_yticks(range(len(encodings)), labels=encodings)
+    panels[0, 0].set_ylim(len(encodings) - 0.5, -0.5)
+    legend_below(figure, panels[0, 0])
+    return figure
+
+
+def plot_parts(records, negatives="one_inversion", lengths=(16, 64, 256)):
+    """Variants beside the grid, with those that they descend from: a panel a length."""
     groups = by_variant(records)
-    figure = Figure(figsize=(4 * len(lengths) + 2, 1.2 + 0.24 * len(groups)), layout="constrained")
+    figure = Figure(figsize=(4 * len(lengths) + 2, 1.4 + 0.26 * len(groups)), layout="constrained")
     figure.suptitle(f"Accuracy, negatives: {negatives.replace('_', ' ')}")
-    rows = range(len(groups))
-    for axes, length in zip(figure.subplots(1, len(lengths), sharey=True), lengths):
-        for row, group in zip(rows, groups.values()):
-            values = [accuracy_of(record, length, negatives) for record in group]
-            mean, half = mean_interval(values)
-            axes.plot(values, [row] * len(values), "o", color=BLUE, markersize=4, alpha=0.6, label="one seed")
-            axes.errorbar(mean, row, xerr=half, fmt="|", color="black", capsize=2, markersize=9, linewidth=1, label="mean, 95% interval")
-        axes.axvline(0.5, color=GREY, linestyle=":", linewidth=0.8, label="chance")
-        axes.set(title=f"{length} values", xlabel="accuracy", xlim=(0.4, 1.02))
-        axes.set_yticks(rows, labels=groups, fontsize=7)
-        axes.grid(alpha=0.3)
-    axes.invert_yaxis()
-    legend_below(figure, axes)
+    panels = figure.subplots(1, len(lengths), sharey=True)
+    for length, axes in zip(lengths, panels):
+        draw_seeds(axes, range(len(groups)), groups.values(), length, negatives, BLUE, "")
+        axes.set(title=f"{length} values", xlabel="accuracy")
+    panels[0].set_yticks(range(len(groups)), labels=groups, fontsize=8)
+    panels[0].invert_yaxis()
+    legend_below(figure, panels[0])
     return figure
 
 

@@ -6,15 +6,25 @@ variants descend from.
 """
 
 from dataclasses import asdict, dataclass, fields, replace
+from itertools import product
 
 from model import ModelConfig
+from pooling import POOLINGS
 from positional_encoding import ENCODINGS, REQUIRED
 from training import TrainingConfig
 
 BASELINE = REQUIRED[0]
 RECOMMENDED = "recommended"
-GRID = "local_bias-lowest-augmented"
 TRAINED_BY_DEFAULT = (*REQUIRED, RECOMMENDED)
+
+
+def cell_name(encoding, pooling, augmented):
+    """What the grid's variant of these is called."""
+    return f"{encoding}-{pooling}-{'augmented' if augmented else 'plain'}"
+
+
+CELLS = [cell_name(*choice) for choice in product(ENCODINGS, POOLINGS, (False, True))]
+GRID = cell_name("local_bias", "lowest", True)
 
 
 @dataclass(frozen=True)
@@ -82,14 +92,15 @@ def make_variants():
     # one of another encoding on that of local_bias.
     for pooling in ("lowest", "max", "mean", "attention"):
         for encoding in ("local_bias", *(name for name in ENCODINGS if name != "local_bias")):
-            cell = f"{encoding}-{pooling}"
+            augmented = cell_name(encoding, pooling, True)
             if encoding != "local_bias":
-                derive(f"local_bias-{pooling}-augmented", f"{cell}-augmented", encoding_type=encoding)
+                derive(cell_name("local_bias", pooling, True), augmented, encoding_type=encoding)
             elif pooling != "lowest":
-                derive(GRID, f"{cell}-augmented", pooling=pooling)
-            derive(f"{cell}-augmented", f"{cell}-plain", augmentation="none")
+                derive(GRID, augmented, pooling=pooling)
+            derive(augmented, cell_name(encoding, pooling, False), augmentation="none")
     for encoding in ENCODINGS:
-        derive(f"{encoding}-max-augmented", f"{encoding}-max-augmented-2layers", num_layers=2)
+        augmented = cell_name(encoding, "max", True)
+        derive(augmented, f"{augmented}-2layers", num_layers=2)
     for parent in ("relative_bias-max-augmented", "relative_bias-mean-augmented", "sinusoidal-max-augmented"):
         derive(parent, f"{parent}-scaled", log_scaling=True)
     return variants

@@ -117,14 +117,14 @@ class Study(TemporaryFolder):
         model = create_model(**self.variants[RECOMMENDED].model_arguments())
         save_model(self.folder / RECOMMENDED / "best_model.pth", model.config, model.state_dict(), {"train_sha256": ""})
         names = ("root", "child", RECOMMENDED)
-        with mock.patch.multiple(study_figures, LONGEST={300: 4}, NEGATIVES=("swap", "one_inversion"), LEARNED=("root",), COMPARED=names, SCALING=names), \
+        with mock.patch.multiple(study_figures, LONGEST={300: 4}, NEGATIVES=("swap", "one_inversion"), CELLS=("root", "child"), LEARNED=("root",), COMPARED=names, SCALING=names), \
                 mock.patch.multiple(verification, VALUES=4):
             status, _, errors = command(study_figures.main, "--runs-dir", self.folder / "runs", "--results-dir", self.folder,
                                         "--data-dir", self.data, "--output-dir", self.folder / "out")
         self.assertEqual((status, errors), (0, ""))
         figures = sorted(path.stem for path in (self.folder / "out").glob("*.png"))
         self.assertEqual(figures, ["bias", "dilution", "gap", "grid_one_inversion", "grid_swap", "neighbour_head",
-                                   "pairs", "shortcut", "ties", "untrained_rows"])
+                                   "pairs", "parts", "shortcut", "ties", "untrained_rows"])
         examined = json.loads((self.folder / "out" / "recommended.json").read_text())
         self.assertEqual({entry["length"] for entry in examined["accuracy"]}, {8, 12, 16, 32, 64, 128, 256, 300})
         self.assertEqual(examined["every_window"]["descents"], 6)
@@ -139,6 +139,18 @@ class Measures(TemporaryFolder):
         self.assertEqual(mean, 3)
         self.assertAlmostEqual(half, 2.776 * (2.5 / 5) ** 0.5)
         self.assertEqual(study_plots.mean_interval([0.5]), (0.5, 0.0))
+
+    def test_the_grid_shows_each_run_in_its_panel_and_row(self):
+        def run(encoding, pooling, augmentation, accuracy):
+            return {"settings": {"encoding_type": encoding, "pooling": pooling, "augmentation": augmentation},
+                    "accuracy": [{"length": 16, "negatives": "swap", "gap_source": None, "accuracy": accuracy}]}
+        figure = study_plots.plot_grid([run("learned", "max", "none", 0.6), run("learned", "max", "swap", 0.7), run("sinusoidal", "mean", "swap", 0.8)],
+                                       "swap", lengths=(16,))
+        drawn = {axes.get_title(): {line.get_label(): (line.get_xdata()[0], round(line.get_ydata()[0])) for line in axes.lines if "seed" in line.get_label()}
+                 for axes in figure.axes}
+        self.assertEqual(drawn, {"mean pooling, 16 values": {"one seed, augmented": (0.8, 0)},
+                                 "max pooling, 16 values": {"one seed, augmented": (0.7, 1), "one seed, plain": (0.6, 1)}})
+        self.assertEqual([label.get_text() for label in figure.axes[0].get_yticklabels()], ["sinusoidal", "learned"])
 
     def test_the_trend_is_the_least_squares_line_and_sees_no_single_inversion(self):
         line, flat = torch.tensor([[2, 4, 6, 8, 10]]), torch.tensor([[7, 7, 7, 7, 7]])
