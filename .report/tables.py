@@ -76,6 +76,8 @@ STUDIED = {
     "local_bias-lowest-shift+swap": "... without crops",
     "local_bias-lowest-swap": "... with neighbours exchanged, neither crops nor shifts",
     "local_bias-lowest-crop+shift": "... with crops and shifts, no neighbours exchanged",
+    "local_bias-lowest-crop": "... with crops alone",
+    "local_bias-lowest-shift": "... with shifts alone",
     "local_bias-lowest-plain": "... without augmentation",
     "local_bias-max-augmented": "... with max pooling",
     "local_bias-attention-augmented": "... with attention pooling",
