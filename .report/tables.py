@@ -27,6 +27,18 @@ def table(head, rows):
     return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows))
 
 
+def study_runs(variant="*"):
+    """The records of the study's runs of a variant, by seed."""
+    paths = (SORTING / "study" / "runs").glob(f"{variant}_[0-9]*.json")
+    return sorted((read(path) for path in paths), key=lambda record: (record["variant"], record["seed"]))
+
+
+def accuracy(record, length, negatives, gap_source=None):
+    """The accuracy of a run on one test set."""
+    return next(entry["accuracy"] for entry in record["accuracy"]
+                if (entry["length"], entry["negatives"], entry["gap_source"]) == (length, negatives, gap_source))
+
+
 def addition():
     """Problem 1: how well it adds."""
     log, every, seeds = (read(ADDITION / f"{name}.json") for name in ("training_log", "exhaustive", "seeds"))
@@ -49,14 +61,13 @@ def addition():
 def sorting():
     """Problem 2: accuracy by length and kind of negatives, over seeds."""
     runs = {encoding: [record for record in read(SORTING / "seeds.json") if record["encoding"] == encoding] for encoding in REQUIRED}
-    runs["recommended"] = sorted((read(path) for path in (SORTING / "study" / "runs").glob("recommended_*.json")), key=lambda record: record["seed"])
+    runs["recommended"] = study_runs("recommended")
 
     def row(name, measure, digits=1):
         return [name, *(span([measure(record) for record in records], lambda share: percent(share, digits)) for records in runs.values())]
 
-    def accuracy(length, negatives, gap_source=None):
-        return lambda record: next(entry["accuracy"] for entry in record["accuracy"]
-                                   if (entry["length"], entry["negatives"], entry["gap_source"]) == (length, negatives, gap_source))
+    def on(*test_set):
+        return lambda record: accuracy(record, *test_set)
 
     def moved(record):
         return next(entry["accuracy"] for entry in record["position_control"] if entry["first_position"] == 16)
@@ -64,13 +75,13 @@ def sorting():
                *(span([moved(record) for record in runs[encoding]], percent) for encoding in REQUIRED[:2]), "no positions", "no positions"]
     return table(["accuracy, lowest to highest of the seeds", *(f"{name} (seeds {records[0]['seed']}-{records[-1]['seed']})" for name, records in runs.items())], [
         row("test split, lengths 8-16", lambda record: record["test"]["accuracy"], 2),
-        *(row(f"swap negatives, length {length}", accuracy(length, "swap")) for length in (16, 32, 64, 128, 256)),
-        *(row(f"one inversion, length {length}", accuracy(length, "one_inversion")) for length in (16, 256)), control,
-        *(row(f"swap negatives, 16 values with the gaps of length {source}", accuracy(16, "swap", source)) for source in (32, 256))])
+        *(row(f"swap negatives, length {length}", on(length, "swap")) for length in (16, 32, 64, 128, 256)),
+        *(row(f"one inversion, length {length}", on(length, "one_inversion")) for length in (16, 256)), control,
+        *(row(f"swap negatives, 16 values with the gaps of length {source}", on(16, "swap", source)) for source in (32, 256))])
 
 
 STUDIED = {
-    "local_bias-lowest-augmented": "the recommended variant, half as wide, half as long",
+    "local_bias-lowest-augmented": "the recommended variant, half as wide, half the epochs",
     "local_bias-lowest-augmented-cross_entropy": "... with plain cross-entropy",
     "local_bias-lowest-crop+swap": "... without shifts",
     "local_bias-lowest-shift+swap": "... without crops",
@@ -89,38 +100,27 @@ STUDIED = {
 
 def study():
     """Problem 2: what each part of the recommended variant is worth, over seeds."""
-    runs = [read(path) for path in sorted((SORTING / "study" / "runs").glob("*.json"))]
-
     def cell(values):
         mean, low, high = (f"{100 * value:.1f}" for value in (sum(values) / len(values), min(values), max(values)))
         return mean if low == high else f"{mean} ({low} to {high})"
-
-    def accuracy(records, length, negatives):
-        return [entry["accuracy"] for record in records for entry in record["accuracy"]
-                if (entry["length"], entry["negatives"], entry["gap_source"]) == (length, negatives, None)]
     rows = []
     for name, what in STUDIED.items():
-        records = [record for record in runs if record["variant"] == name]
+        records = study_runs(name)
         rows.append([what, f"`{name}`", str(len(records)), cell([record["test"]["accuracy"] for record in records]),
-                     *(cell(accuracy(records, length, negatives)) for length, negatives in ((16, "one_inversion"), (256, "swap"), (256, "one_inversion")))])
+                     *(cell([accuracy(record, *test_set) for record in records]) for test_set in ((16, "one_inversion"), (256, "swap"), (256, "one_inversion")))])
     return table(["one layer, width 64", "variant", "seeds", "test split", "one inversion, 16", "swaps, 256", "one inversion, 256"], rows)
-
-
-POOLINGS = ("mean", "attention", "max")
 
 
 def grid():
     """Problem 2: encoding x pooling x augmentation, on the course's negatives and on one inversion, 256 values each."""
-    runs = [read(path) for path in sorted((SORTING / "study" / "runs").glob("*.json"))]
+    choices = [(pooling, how) for pooling in ("mean", "attention", "max") for how in ("plain", "augmented")]
 
-    def accuracy(name, negatives):
-        values = [entry["accuracy"] for record in runs if record["variant"] == name for entry in record["accuracy"]
-                  if (entry["length"], entry["negatives"], entry["gap_source"]) == (256, negatives, None)]
-        return f"{100 * sum(values) / len(values):.1f}"
-    choices = [(pooling, how) for pooling in POOLINGS for how in ("plain", "augmented")]
+    def cell(name):
+        records = study_runs(name)
+        return " / ".join(f"{100 * sum(accuracy(record, 256, negatives) for record in records) / len(records):.1f}" for negatives in ("swap", "one_inversion"))
     return table(["swaps / one inversion, 256 values", *(f"{pooling} pooling, {how}" for pooling, how in choices)],
-                 [[f"`{encoding}`", *(" / ".join(accuracy(f"{encoding}-{pooling}-{how}", negatives) for negatives in ("swap", "one_inversion"))
-                                      for pooling, how in choices)] for encoding in dict.fromkeys(record["settings"]["encoding_type"] for record in runs)])
+                 [[f"`{encoding}`", *(cell(f"{encoding}-{pooling}-{how}") for pooling, how in choices)]
+                  for encoding in dict.fromkeys(record["settings"]["encoding_type"] for record in study_runs())])
 
 
 def speed():

@@ -174,6 +174,6 @@ class Script(TemporaryFolder):
         self.assertRegex(done.stdout, r"^sorted [0-9.]{5}\nunsorted [0-9.]{5}\n$")
 
     def test_closed_streams(self):
-        for closed in (">&-", "2>&-"):
+        for closed in (">&-", "2>&-", "<&-"):
             done = subprocess.run(["bash", "-c", f'"{sys.executable}" "{RESULTS.parent / "inference.py"}" 1 2 3 {closed}'], capture_output=True, text=True)
             self.assertEqual((done.returncode, done.stderr), (0, ""))
