@@ -8,7 +8,7 @@ from itertools import combinations
 import torch
 
 from carries import carry_pattern, cascade_length
-from cli import Progress
+from support.cli import Progress
 from dataset import numbers_of, shift_right
 from evaluation import wilson_interval
 from examination import Bootstrap, summary
@@ -84,7 +84,7 @@ def gradient_importance(examination):
                  for block, attention in attention_blocks(model).items()}
 
         def gate(block):
-            return lambda output, weights: output * gates[block]
+            return lambda output: output * gates[block]
 
         source, target = examination.source[rows], examination.target[rows]
         with intervening(model, {block: gate(block) for block in gates}), torch.enable_grad():

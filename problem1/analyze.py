@@ -3,7 +3,9 @@
 Writes pictures to results/attention_patterns/ and records with figures to results/head_analysis/.
 """
 
+import support.interrupt  # first: Ctrl-C while torch loads
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,10 +13,11 @@ import torch
 from ablation import measure_pairs
 from carries import carry_pattern, cascade_length
 from checkpoint import load_model
-from cli import DATA_DIR, HERE, RESULTS_DIR, Parser, UserError, choose_device, run, whole_number
+from support.cli import DATA_DIR, HERE, RESULTS_DIR, Parser, UserError, choose_device, run, whole_number
 from dataset import AdditionDataset, encode_problems, numbers_of
 from examination import Examination, stratify
-from files import locked, save_figure, sha256, write_json
+from support.digests import KEY, file_digest, records_of_other_weights, weights_digest
+from support.files import locked, save_figure, write_json
 from generate_data import ensure_data
 from head_plots import (plot_breakdown, plot_case, plot_head, plot_importance, plot_overview, plot_pruning, plot_rank_correlation,
                         plot_route, plot_seeds, plot_sites)
@@ -25,6 +28,7 @@ from patterns import attention_weights, measure_patterns, source_labels, target_
 from pruning import measure_subsets
 
 MOST_CASES = 16
+LEAST_JUDGED = 0.5  # exact match below which nothing is said of the heads
 
 
 def make_parser():
@@ -37,7 +41,7 @@ def make_parser():
     parser.add_argument("--results-dir", type=Path, default=RESULTS_DIR, help="folder of the trained model")
     parser.add_argument("--output-dir", type=Path, default=None, help="folder for pictures and records (default: --results-dir)")
     parser.add_argument("--batch-size", type=whole_number(1), default=512, help="problems in one pass")
-    parser.add_argument("--num-samples", type=whole_number(1), default=None, help="test problems to use (default: all)")
+    parser.add_argument("--num-samples", type=whole_number(1), default=None, help="the most problems of each set to use (default: all)")
     parser.add_argument("--device", default=None, help="cpu, cuda or mps; by default the best one present")
     return parser
 
@@ -98,8 +102,8 @@ def compare_seeds(seeds, args, device):
         test, scored, stratified = (Examination(model, *problems, args.batch_size) for problems in (sets.test, sets.scored, sets.stratified))
         ablation, importance = study_ablation(test, stratified, num_digits)
         pruning = study_pruning(scored, stratified, importance, random_draws=0)
-        carry = study_carry(model, sets, num_digits, args.batch_size)
-        records.append({"seed": seed, "baseline": ablation["baseline"], "verdicts": ablation["verdicts"],
+        carry = study_carry(model, sets, num_digits, args.batch_size, args.num_samples)
+        records.append({"seed": seed, KEY: weights_digest(model.state_dict()), "baseline": ablation["baseline"], "verdicts": ablation["verdicts"],
                         "prunable_alone": ablation["prunable_alone"], "rank_correlation": importance["rank_correlation"],
                         "orders": pruning["orders"], "sets": carry["sets"]})
         write_json(folder / "seeds.json", records)
@@ -121,7 +125,7 @@ def load_sets(args, about):
     """
     ensure_data(args.data_dir, about["num_digits"])
     train, test = (AdditionDataset(args.data_dir / f"{split}.json") for split in ("train", "test"))
-    if sha256(args.data_dir / "train.json") != about["train_sha256"]:
+    if file_digest(args.data_dir / "train.json") != about["train_sha256"]:
         raise UserError(f"{args.data_dir} does not hold the training problems of the model, without which seen and unseen problems cannot "
                         "be told apart: name the folder that does with --data-dir")
     return choose_problems(train, test, about["num_digits"], args.num_samples)
@@ -142,44 +146,55 @@ def analyze(args, device):
         print(f"drawn in {pictures / f'case_{pair[0]}_{pair[1]}.png'}")
         return
 
-    start = time.perf_counter()
+    start, digest = time.perf_counter(), weights_digest(model.state_dict())
 
     def done(what):
         print(f"{time.perf_counter() - start:4.0f} s  {what}", flush=True)
 
+    def save(name, record):
+        write_json(folder / f"{name}.json", {KEY: digest} | record)
+
+    def draw(name, figure):
+        save_figure(folder / f"{name}.png", figure)
+
     sets = load_sets(args, about)
     patterns = draw_patterns(model, sets.test, num_digits, args.batch_size, pictures)
-    write_json(folder / "patterns.json", patterns)
+    save("patterns", {"heads": patterns})
     done(f"attention maps in {pictures}")
 
     test, scored, stratified = (Examination(model, *problems, args.batch_size) for problems in (sets.test, sets.scored, sets.stratified))
+    exact_match = test.clean.matches.float().mean().item()
+    if exact_match < LEAST_JUDGED:
+        print(f"the model answers {exact_match:.2%} of the test problems right: the heads of one that does not add are not judged; "
+              "train it for longer", flush=True)
+        return say_what_is_stale(output_dir, digest)
+
     ablation, importance = study_ablation(test, stratified, num_digits)
-    write_json(folder / "ablation.json", ablation)
-    write_json(folder / "importance.json", importance)
+    save("ablation", ablation)
+    save("importance", importance)
     on_test = [record for record in ablation["records"] if record["set"] == "test"]
     on_stratified = [record for record in ablation["records"] if record["set"] == "stratified"]
-    save_figure(folder / "head_importance.png", plot_importance(on_test, importance["importance"]["gradient"], ablation["baseline"]["test"]))
-    save_figure(folder / "ablation_breakdown.png", plot_breakdown(on_stratified))
-    save_figure(folder / "rank_correlation.png", plot_rank_correlation(importance["rank_correlation"]))
+    draw("head_importance", plot_importance(on_test, importance["importance"]["gradient"], ablation["baseline"]["test"]))
+    draw("ablation_breakdown", plot_breakdown(on_stratified))
+    draw("rank_correlation", plot_rank_correlation(importance["rank_correlation"]))
     done(f"ablation: {count(ablation['verdicts'])}")
 
     pruning = study_pruning(scored, stratified, importance)
-    pruning["subsets"] = measure_subsets(stratified, scored)
-    write_json(folder / "pruning.json", pruning)
-    save_figure(folder / "pruning.png", plot_pruning(pruning["orders"], pruning["subsets"]))
+    pruning["subsets"] = measure_subsets(stratified, scored, save=lambda subsets: save("pruning", pruning | {"subsets": subsets}))
+    draw("pruning", plot_pruning(pruning["orders"], pruning["subsets"]))
     done(f"pruning: greedy removal of {pruning['orders'][0]['prunable_1_point']} of {pruning['heads']} heads costs less than a point")
 
     pairs = measure_pairs(stratified)
-    write_json(folder / "pairs.json", pairs)
+    save("pairs", {"pairs": pairs})
     done(f"pairs of heads: {sum(record['excess']['interval'][0] > 0 for record in pairs)} cost more together than apart")
 
-    carry = study_carry(model, sets, num_digits, args.batch_size)
-    write_json(folder / "carry.json", carry)
+    carry = study_carry(model, sets, num_digits, args.batch_size, args.num_samples, save=partial(save, "carry"))
+    save("carry", carry)
     if carry["sites"]:
-        save_figure(folder / "carry_sites.png", plot_sites(
-            carry["sites"], ["carry", "same carry"], "Outputs of one site injected from another problem: exactly the digits that the other carry "
-            "implies (above), any change in the control (below)"))
-        save_figure(folder / "carry_route.png", plot_route(
+        draw("carry_sites", plot_sites(
+            carry["sites"], ["carry", "same carry"], "Outputs of one site injected from another problem: exactly the digits that the other "
+            "carry implies (above), any change in the control (below)"))
+        draw("carry_route", plot_route(
             [record for record in carry["sets"] if record["heads_only"] and record["searched_on"][0] == "carry"],
             {record["head"]: record["mean_weights"] for record in patterns}, source_labels(num_digits), target_labels(num_digits)))
     for record in carry["sets"]:
@@ -187,9 +202,17 @@ def analyze(args, device):
              + ", ".join(f"{name} {score['exact']:.0%}" for name, score in record["conditions"].items()))
 
     pruning["pruned_model"] = check_pruned(model, pruning, num_digits, sets.training)
-    write_json(folder / "pruning.json", pruning)
+    save("pruning", pruning)
     if pruning["pruned_model"]:
         done(f"the pruned model answers {pruning['pruned_model']['exact_match']:.2%} of all {pruning['pruned_model']['pairs']:,} pairs")
+    say_what_is_stale(output_dir, digest)
+
+
+def say_what_is_stale(folder, digest):
+    """Name the records in a folder that were made from other weights than those of `digest`."""
+    stale = records_of_other_weights(folder, digest)
+    if stale:
+        print(f"still of other weights: {', '.join(str(path.relative_to(folder)) for path in stale)}")
 
 
 def main(arguments=None):

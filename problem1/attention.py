@@ -40,8 +40,7 @@ def create_causal_mask(seq_len, device=None):
 class MultiHeadAttention(nn.Module):
     """H attentions side by side, each on its own D = d_model / H dimensions (section 3.2.2 of the paper).
 
-    `intervene` is None, or a function that gets the heads' outputs `[B, H, T, D]` and their weights `[B, H, T, S]` and
-    returns what shall take the outputs' place before `W_o` (see `heads.py`).
+    What enters `W_o` are the heads' outputs side by side, `[B, T, d_model]`: a hook there can watch and change each head.
 
     Raises:
         ValueError: if `d_model` is not a positive multiple of `num_heads`.
@@ -51,12 +50,11 @@ class MultiHeadAttention(nn.Module):
         super().__init__()
         if num_heads < 1 or d_model < 1 or d_model % num_heads:
             raise ValueError(f"d_model ({d_model}) must be a positive multiple of num_heads ({num_heads})")
-        self.num_heads, self.d_k = num_heads, d_model // num_heads
+        self.d_model, self.num_heads, self.d_k = d_model, num_heads, d_model // num_heads
         self.W_q = nn.Linear(d_model, d_model)
         self.W_k = nn.Linear(d_model, d_model)
         self.W_v = nn.Linear(d_model, d_model)
         self.W_o = nn.Linear(d_model, d_model)
-        self.intervene = None
 
     def split_heads(self, x):
         """`[B, T, d_model]` -> `[B, H, T, D]`."""
@@ -66,26 +64,51 @@ class MultiHeadAttention(nn.Module):
         """`[B, H, T, D]` -> `[B, T, d_model]`, the inverse of `split_heads`."""
         return x.transpose(1, 2).flatten(2)
 
-    def project(self, key, value):
-        """Keys and values of every head, `[B, H, S, D]` each: what decoding step by step keeps for the next step."""
-        return self.split_heads(self.W_k(key)), self.split_heads(self.W_v(value))
-
-    def attend(self, query, keys, values, mask=None):
-        """Attend from `query [B, T, d_model]` to `keys`, `values` `[B, H, S, D]` as `project` gives them."""
-        heads, weights = scaled_dot_product_attention(self.split_heads(self.W_q(query)), keys, values, mask)
-        if self.intervene is not None:
-            heads = self.intervene(heads, weights)
-        return self.W_o(self.combine_heads(heads)), weights
-
-    def forward(self, query, key, value, mask=None):
+    def forward(self, query, key, value, mask=None, cache=None):
         """Multi-head attention.
 
         Args:
             query: `[B, T, d_model]`.
             key, value: `[B, S, d_model]`.
             mask: None or broadcastable to `[B, H, T, S]`; 1/True = attend, 0/False = masked.
+            cache: None, or this attention's `KeyValueCache`, which changes the keys and values that are attended to; S
+                is then their number.
 
         Returns:
             `(output [B, T, d_model], attention_weights [B, H, T, S])`.
         """
-        return self.attend(query, *self.project(key, value), mask)
+        if cache is not None and cache.complete:
+            keys, values = cache.keys, cache.values
+        else:
+            keys, values = self.split_heads(self.W_k(key)), self.split_heads(self.W_v(value))
+            if cache is not None:
+                keys, values = cache.append(keys, values)
+        heads, weights = scaled_dot_product_attention(self.split_heads(self.W_q(query)), keys, values, mask)
+        return self.W_o(self.combine_heads(heads)), weights
+
+
+class KeyValueCache:
+    """Keys and values `[B, H, S, D]` of one attention, kept from one step of decoding to the next.
+
+    Self-attention adds those of each new position to the ones before. With `constant`, as cross-attention needs it, those
+    of the first step serve all later ones, and keys and values given then are not looked at.
+    """
+
+    def __init__(self, constant=False):
+        self.constant = constant
+        self.keys = self.values = None
+
+    def __len__(self):
+        return 0 if self.keys is None else self.keys.size(2)
+
+    @property
+    def complete(self):
+        """Whether nothing is to be added any more."""
+        return self.constant and self.keys is not None
+
+    def append(self, keys, values):
+        """Add the keys and values of the positions that follow; returns all there are now."""
+        if self.keys is not None:
+            keys, values = torch.cat([self.keys, keys], dim=2), torch.cat([self.values, values], dim=2)
+        self.keys, self.values = keys, values
+        return keys, values

@@ -4,6 +4,7 @@ Writes results/benchmark.json and results/benchmark.png. Every ratio compares wh
 idle machine.
 """
 
+import support.interrupt  # first: Ctrl-C while torch loads
 import tempfile
 from pathlib import Path
 
@@ -15,10 +16,10 @@ from torch.utils.data import DataLoader
 import train
 from attention import MultiHeadAttention, create_causal_mask, scaled_dot_product_attention
 from benchmark_references import PyTorchTransformer, generate_uncached
-from cli import RESULTS_DIR, Parser, Progress, run, whole_number
+from support.cli import RESULTS_DIR, Parser, Progress, run, whole_number
 from dataset import VOCAB_SIZE, collate_fn, create_dataloaders, encode_problems, number_range
 from exhaustive import BATCH_SIZE, all_pairs, answers, predict
-from files import locked, read_json, save_figure, write_json
+from support.files import locked, read_json, save_figure, write_json
 from generate_data import generate
 from measuring import compare, fitted_exponent, peak_memory, products_alone, time_to_quality, times_in_turn
 from model import Seq2SeqTransformer

@@ -11,8 +11,8 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
-from cli import UserError
-from files import read_json
+from support.cli import UserError
+from support.files import read_json
 
 PLUS_TOKEN, PAD_TOKEN, START_TOKEN = 10, 11, 12
 VOCAB_SIZE = 13
@@ -134,7 +134,7 @@ class AdditionDataset(Dataset):
         return len(self.inputs)
 
     def __getitem__(self, index):
-        source, target = self.inputs[index], self.targets[index]
+        source, target = self.inputs[index].clone(), self.targets[index].clone()
         shape = source.shape[:-1]
         return {"input": source, "target": target, "input_len": torch.full(shape, source.size(-1)),
                 "target_len": torch.full(shape, target.size(-1))}
@@ -166,7 +166,10 @@ def create_dataloaders(data_dir, batch_size=32, num_workers=0):
 
     Raises:
         UserError: if a file is missing or damaged, or the sizes of numbers differ.
+        ValueError: if `batch_size` is below 1.
     """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be 1 or more, not {batch_size}")
     datasets = [AdditionDataset(Path(data_dir) / f"{split}.json") for split in SPLITS]
     if len({dataset.num_digits for dataset in datasets}) > 1:
         raise UserError(f"the files in {data_dir} hold numbers of different sizes: {REMEDY}")

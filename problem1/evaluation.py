@@ -1,6 +1,7 @@
 """How well a model adds: loss, token accuracy and exact match, the latter free-running and with its interval."""
 
 import math
+from contextlib import contextmanager
 
 import torch
 from torch.nn import functional as F
@@ -27,6 +28,18 @@ def score_tokens(predicted, target):
     return right.sum(), real.sum(), (right == real).all(dim=1).sum()
 
 
+@contextmanager
+def evaluating(model):
+    """Within the block of code, the model and its parts are in evaluation mode; then each is again in the mode it had."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
 @torch.no_grad()
 def evaluate(model, loader):
     """Evaluate a model on every problem of a loader.
@@ -40,22 +53,21 @@ def evaluate(model, loader):
         (free-running) with `exact_match_interval` (Wilson, 95%), `teacher_forced_token_accuracy` and
         `teacher_forced_exact_match`.
     """
-    was_training = model.training
-    model.eval()
     device = next(model.parameters()).device
     n = tokens = loss = 0
     forced_right = forced_matches = free_right = free_matches = 0
-    for batch in loader:
-        source, target = batch["input"].to(device), batch["target"].to(device)
-        mask = padding_mask(source)
-        logits = model(source, shift_right(target), mask)
-        loss += F.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=PAD_TOKEN, reduction="sum").item()
-        right, real, matches = score_tokens(logits.argmax(dim=-1), target)
-        forced_right, tokens, forced_matches = forced_right + right.item(), tokens + real.item(), forced_matches + matches.item()
-        right, _, matches = score_tokens(model.generate(source, target.size(1), src_mask=mask), target)
-        free_right, free_matches = free_right + right.item(), free_matches + matches.item()
-        n += len(source)
-    model.train(was_training)
+    with evaluating(model):
+        for batch in loader:
+            source, target = batch["input"].to(device), batch["target"].to(device)
+            mask = padding_mask(source)
+            logits = model(source, shift_right(target), mask)
+            loss += F.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=PAD_TOKEN, reduction="sum").item()
+            right, real, matches = (count.item() for count in score_tokens(logits.argmax(dim=-1), target))
+            forced_right, tokens, forced_matches = forced_right + right, tokens + real, forced_matches + matches
+            generated = model.generate(source, target.size(1), src_mask=mask)
+            right, _, matches = (count.item() for count in score_tokens(generated, target))
+            free_right, free_matches = free_right + right, free_matches + matches
+            n += len(source)
     return {"n": n, "loss": loss / tokens, "token_accuracy": free_right / tokens,
             "exact_match": free_matches / n, "exact_match_interval": wilson_interval(free_matches, n),
             "teacher_forced_token_accuracy": forced_right / tokens, "teacher_forced_exact_match": forced_matches / n}

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 from carries import carry_pattern, cascade_length
-from cli import Progress, UserError
+from support.cli import Progress, UserError
 from dataset import encode_problems, number_range, numbers_of, shift_right
 
 MOST_PAIRS = 10 ** 6

@@ -1,13 +1,14 @@
 """Generate the addition problems: train.json, val.json and test.json, no problem in two of them."""
 
+import support.interrupt  # first: Ctrl-C while torch loads
 import json
 import random
 from contextlib import ExitStack
 from pathlib import Path
 
-from cli import DATA_DIR, Parser, UserError, run, whole_number
+from support.cli import DATA_DIR, Parser, UserError, run, whole_number
 from dataset import MAX_DIGITS, PLUS_TOKEN, SPLITS, number_range
-from files import locked, replacing
+from support.files import locked, replacing
 
 
 def draw_pairs(size, num_digits, seed, seen):

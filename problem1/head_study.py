@@ -39,9 +39,9 @@ class Sets:
 
 
 def choose_problems(train, test, num_digits, num_samples=None):
-    """The `Sets` for datasets of training and test problems; `num_samples` limits the test problems."""
+    """The `Sets` for datasets of training and test problems; `num_samples` limits the test problems and the stratified ones."""
     a, b = unseen_pairs(num_digits, torch.cat([train.inputs, test.inputs]), seed=0)
-    chosen = stratify(a, b, num_digits, STRATIFIED)
+    chosen = stratify(a, b, num_digits, min(STRATIFIED, num_samples or STRATIFIED))
     rest = torch.ones(len(a), dtype=torch.bool)
     rest[chosen] = False
     kept = test.inputs[:num_samples], test.targets[:num_samples]
@@ -104,9 +104,18 @@ def check_pruned(model, pruning, num_digits, training):
             "parameters_before": sum(parameter.numel() for parameter in model.parameters()), **record}
 
 
-def study_carry(model, sets, num_digits, batch_size=512, count=PAIRS, probed=PROBED):
-    """Interchanges and probes for the carry into every column."""
-    record = {"conditions": CONDITIONS, "sites": [], "sets": []}
+def study_carry(model, sets, num_digits, batch_size=512, num_samples=None, save=lambda record: None):
+    """Interchanges and probes for the carry into every column.
+
+    Args:
+        num_samples: None, or the most pairs of each condition and problems to probe.
+        save: called with the record so far after each column.
+
+    Returns:
+        The record: `conditions` in words, records of `sites` (see `measure_sites`) and of `sets` (`find_smallest_set`), and `probes`.
+    """
+    count, probed = (min(default, num_samples or default) for default in (PAIRS, PROBED))
+    record = {"conditions": CONDITIONS, "sites": [], "sets": [], "probes": []}
     for column in range(1, num_digits + 1):
         try:
             interchange = Interchange(model, sets.pool, sets.training, num_digits, column, count, batch_size)
@@ -117,8 +126,8 @@ def study_carry(model, sets, num_digits, batch_size=512, count=PAIRS, probed=PRO
         for conditions in SEARCHES:
             if conditions[0] in interchange.conditions:
                 record["sets"] += [find_smallest_set(interchange, sites, conditions, heads_only) for heads_only in (False, True)]
-    if not record["sites"]:
-        return record | {"probes": []}
-    problems = [numbers[-probed:] for numbers in sets.pool]
-    record["probes"] = measure_probes(Examination(model, *encode_problems(*problems, num_digits), batch_size), num_digits)
+        save(record)
+    if record["sites"]:
+        problems = [numbers[-probed:] for numbers in sets.pool]
+        record["probes"] = measure_probes(Examination(model, *encode_problems(*problems, num_digits), batch_size), num_digits)
     return record

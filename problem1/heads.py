@@ -6,7 +6,7 @@ block is `[N, H, T, D]`: N problems, H heads (1 for a feed-forward network), T p
 one head at one position, or at all of them.
 """
 
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from typing import NamedTuple
 
@@ -69,13 +69,12 @@ def kind_of(site):
 
 @contextmanager
 def intervening(model, functions):
-    """Within the block of code, let functions see and replace the outputs of the model's blocks.
+    """Within the block of code, let functions see and replace the outputs of the model's blocks, by PyTorch's own hooks.
 
     Args:
         model: the model.
-        functions: `{block: function}`; called with the output `[N, H, T, D]` and the attention weights `[N, H, T, S]`
-            (None for a feed-forward network), and returns the output that takes its place. Inside another `intervening`,
-            the outer function is called first.
+        functions: `{block: function}`; called with the output `[N, H, T, D]`, and returns the output that takes its place, or
+            None to leave it. Inside another `intervening`, the outer function is called first.
 
     Raises:
         ValueError: if the model has no such block.
@@ -84,23 +83,24 @@ def intervening(model, functions):
     unknown = functions.keys() - modules.keys()
     if unknown:
         raise ValueError(f"the model has no {min(unknown)}: choose from {', '.join(modules)}")
-    before = {block: modules[block].intervene for block in functions}
-    try:
+    with ExitStack() as hooks:
         for block, function in functions.items():
-            modules[block].intervene = _chain(before[block], function, is_attention=not block.endswith("ffn"))
+            hooks.callback(_hook(modules[block], function).remove)
         yield
-    finally:
-        for block, function in before.items():
-            modules[block].intervene = function
 
 
-def _chain(first, then, is_attention):
-    """What a module calls: the function set before, if any, then this one."""
-    def intervene(output, weights=None):
-        if first is not None:
-            output = first(output, weights) if is_attention else first(output)
-        return then(output, weights) if is_attention else then(output.unsqueeze(1), None).squeeze(1)
-    return intervene
+def _hook(module, function):
+    """Hook `function` to the outputs of an attention's heads, which enter its `W_o`, or to that of a feed-forward network."""
+    if not hasattr(module, "W_o"):
+        def replace(module, arguments, output):
+            changed = function(output.unsqueeze(1))
+            return None if changed is None else changed.squeeze(1)
+        return module.register_forward_hook(replace)
+
+    def replace_heads(linear, arguments):
+        changed = function(module.split_heads(arguments[0]))
+        return None if changed is None else (module.combine_heads(changed),)
+    return module.W_o.register_forward_pre_hook(replace_heads)
 
 
 @contextmanager
@@ -120,7 +120,7 @@ def ablated(model, heads, outputs=None):
         blocks.setdefault(site.block, []).append(site)
 
     def replace(block):
-        def function(output, weights):
+        def function(output):
             output = output.clone()
             for _, head, position in blocks[block]:
                 where = slice(None), head, slice(None) if position is None else position
@@ -161,25 +161,21 @@ def without_heads(model, heads):
     return smaller
 
 
+@contextmanager
 def recorded(model):
     """Within the block of code, keep the attention weights: yields `{block: [weights [N, H, T, S] of each call]}`."""
-    return _keeping(model, attention_blocks(model), lambda output, weights: weights)
-
-
-def recorded_outputs(model):
-    """Within the block of code, keep the outputs of every block: yields `{block: [output [N, H, T, D] of each call]}`."""
-    return _keeping(model, all_blocks(model), lambda output, weights: output)
+    blocks = attention_blocks(model)
+    kept = {block: [] for block in blocks}
+    with ExitStack() as hooks:
+        for block, attention in blocks.items():
+            hooks.callback(attention.register_forward_hook(
+                lambda module, arguments, output, block=block: kept[block].append(output[1].detach())).remove)
+        yield kept
 
 
 @contextmanager
-def _keeping(model, blocks, choose):
-    kept = {block: [] for block in blocks}
-
-    def keep(block):
-        def function(output, weights):
-            kept[block].append(choose(output, weights).detach())
-            return output
-        return function
-
-    with intervening(model, {block: keep(block) for block in blocks}):
+def recorded_outputs(model):
+    """Within the block of code, keep the outputs of every block: yields `{block: [output [N, H, T, D] of each call]}`."""
+    kept = {block: [] for block in all_blocks(model)}
+    with intervening(model, {block: lambda output, block=block: kept[block].append(output.detach()) for block in kept}):
         yield kept

@@ -3,23 +3,27 @@
 With no arguments: a few worked problems and the accuracy on the test problems.
 """
 
+import support.interrupt  # first: Ctrl-C while torch loads
 import re
 import sys
 from dataclasses import asdict
-from itertools import islice
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from checkpoint import load_model
-from cli import DATA_DIR, RESULTS_DIR, Parser, UserError, choose_device, run
+from support.cli import DATA_DIR, RESULTS_DIR, Parser, UserError, choose_device, run
 from dataset import AdditionDataset, create_dataloaders, number_range
 from evaluation import evaluate
 from exhaustive import check_all_pairs, predict
-from files import locked, sha256, write_json
+from support.digests import KEY, file_digest, weights_digest
+from support.files import locked, write_json
+from support.lines import answer_lines
 from generate_data import ensure_data
 
 PROBLEM = re.compile(r"([0-9]+)\s*\+\s*([0-9]+)(?:\s*=)?")
+BETWEEN_PROBLEMS = re.compile(r"(?<=[0-9=])\s+(?=[0-9])")
 LINES_AT_ONCE = 512
 LONGEST_LINE = 1000
 SHOWN = [(347, 159), (507, 159), (123, 456), (657, 348), (663, 497), (999, 999)]
@@ -59,46 +63,22 @@ def show(model, problems, num_digits):
         print(f"{a} + {b} = {result}" + ("" if result == str(a + b) else f"   (wrong: it is {a + b})"))
 
 
-def read_lines(stream):
-    """The lines of a text stream; one of more than LONGEST_LINE characters is passed over piecewise and given as None."""
-    while line := stream.readline(LONGEST_LINE):
-        rest = line
-        while not rest.endswith("\n") and (rest := stream.readline(LONGEST_LINE)):
-            line = None
-        yield line
-
-
-def answer_lines(model, num_digits, lines, output):
-    """Write one line for each line of `lines`: the sum, or `error: ` and what is wrong.
-
-    Lines are read and answered a batch at a time (one by one from a terminal), so memory does not grow with them.
-
-    Returns:
-        Whether every line was a problem.
-    """
-    at_once = 1 if lines.isatty() else LINES_AT_ONCE
-    all_good = True
-    lines = read_lines(lines)
-    while batch := list(islice(lines, at_once)):
-        problems, results = [], []
-        for line in batch:
-            try:
-                if line is None:
-                    raise ValueError(f"a line of more than {LONGEST_LINE:,} characters")
-                problems.append(parse_problem(line, num_digits))
-                results.append(None)
-            except ValueError as error:
-                results.append(f"error: {error}")
-                all_good = False
-        answers = iter(answer(model, problems, num_digits) if problems else ())
-        output.writelines(f"{result or next(answers)}\n" for result in results)
-        output.flush()
-    return all_good
+def answer_texts(model, num_digits, texts):
+    """For each of some texts the model's sum, or a ValueError that says why the text is no problem."""
+    results = []
+    for text in texts:
+        try:
+            results.append(parse_problem(text, num_digits))
+        except ValueError as error:
+            results.append(error)
+    problems = [result for result in results if not isinstance(result, ValueError)]
+    sums = iter(answer(model, problems, num_digits) if problems else ())
+    return [result if isinstance(result, ValueError) else next(sums) for result in results]
 
 
 def main(arguments=None):
     parser = Parser(description=__doc__)
-    parser.add_argument("problems", nargs="*", metavar="PROBLEM", help='such as 507+159 or "999 + 999 ="')
+    parser.add_argument("problems", nargs="*", metavar="PROBLEM", help="such as 507+159 or 999 + 999")
     parser.add_argument("--stdin", action="store_true",
                         help="read a problem a line, write the bare sum (or 'error: ...') a line; exit status 1 after any error")
     parser.add_argument("--exhaustive", action="store_true",
@@ -113,11 +93,12 @@ def main(arguments=None):
     num_digits = about["num_digits"]
 
     if args.stdin:
-        sys.stdin.reconfigure(encoding="utf-8-sig", errors="replace", newline="\n")
-        return 0 if answer_lines(model, num_digits, sys.stdin, sys.stdout) else 1
+        all_good = answer_lines(sys.stdin.buffer, sys.stdout, LONGEST_LINE, LINES_AT_ONCE,
+                                partial(answer_texts, model, num_digits))
+        return 0 if all_good else 1
     if args.problems:
         try:
-            problems = [parse_problem(text, num_digits) for text in args.problems]
+            problems = [parse_problem(text, num_digits) for text in BETWEEN_PROBLEMS.split(" ".join(args.problems))]
         except ValueError as error:
             raise UserError(error) from None
         return show(model, problems, num_digits)
@@ -127,7 +108,7 @@ def main(arguments=None):
     if test_loader.dataset.num_digits != num_digits:
         raise UserError(f"{args.data_dir} holds {test_loader.dataset.num_digits}-digit problems, but {args.model_path} adds "
                         f"{num_digits}-digit numbers: name the folder of its data with --data-dir")
-    foreign = sha256(args.data_dir / "train.json") != about["train_sha256"]
+    foreign = file_digest(args.data_dir / "train.json") != about["train_sha256"]
     if args.exhaustive:
         if foreign:
             raise UserError(f"{args.data_dir} does not hold the training problems of {args.model_path}, without which seen and unseen "
@@ -135,7 +116,7 @@ def main(arguments=None):
         path = args.model_path.parent / "exhaustive.json"
         with locked(path.parent):
             record = check_all_pairs(model, num_digits, AdditionDataset(args.data_dir / "train.json").inputs)
-            write_json(path, {"model": asdict(model.config), **about, **record})
+            write_json(path, {KEY: weights_digest(model.state_dict()), "model": asdict(model.config), **about, **record})
         print(f"{record['errors']:,} errors in all {record['pairs']:,} pairs, {record['unseen']['errors']:,} of them in the "
               f"{record['unseen']['pairs']:,} never seen in training; details in {path}")
     else:

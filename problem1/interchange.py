@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from carries import carries_out
-from cli import Progress
+from support.cli import Progress
 from dataset import digits_of, encode_problems, number_range, numbers_of
 from evaluation import wilson_interval
 from examination import Examination

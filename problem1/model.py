@@ -5,12 +5,12 @@ Shapes in comments: B batch, T target positions, S source positions, H heads, D 
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import nn
 
-from attention import MultiHeadAttention, create_causal_mask
+from attention import KeyValueCache, MultiHeadAttention, create_causal_mask
 from dataset import START_TOKEN
 
 
@@ -53,22 +53,17 @@ class PositionalEncoding(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two linear layers with a ReLU between, at each position alone (section 3.3).
-
-    `intervene` is None, or a function that gets the output `[B, T, d_model]` and returns what shall take its place.
-    """
+    """Two linear layers with a ReLU between, at each position alone (section 3.3)."""
 
     def __init__(self, d_model, d_ff, dropout=0.1):
         super().__init__()
         self.linear1 = nn.Linear(d_model, d_ff)
         self.linear2 = nn.Linear(d_ff, d_model)
         self.dropout = nn.Dropout(dropout)
-        self.intervene = None
 
     def forward(self, x):
         """`[B, T, d_model]` -> `[B, T, d_model]`."""
-        x = self.linear2(self.dropout(self.linear1(x).relu()))
-        return x if self.intervene is None else self.intervene(x)
+        return self.linear2(self.dropout(self.linear1(x).relu()))
 
 
 class EncoderLayer(nn.Module):
@@ -115,27 +110,19 @@ class DecoderLayer(nn.Module):
         Returns:
             `[B, T, d_model]`.
         """
-        cache = DecoderCache() if cache is None else cache
+        own, memory = (None, None) if cache is None else (cache.own, cache.memory)
         h = self.norm1(x)
-        cache.append(*self.self_attn.project(h, h))
-        x = x + self.dropout(self.self_attn.attend(h, cache.keys, cache.values, tgt_mask)[0])
+        x = x + self.dropout(self.self_attn(h, h, h, tgt_mask, cache=own)[0])
         h = self.norm2(x)
-        if cache.memory is None:
-            cache.memory = self.cross_attn.project(encoder_output, encoder_output)
-        x = x + self.dropout(self.cross_attn.attend(h, *cache.memory, src_mask)[0])
+        x = x + self.dropout(self.cross_attn(h, encoder_output, encoder_output, src_mask, cache=memory)[0])
         return x + self.dropout(self.feed_forward(self.norm3(x)))
 
 
 class DecoderCache:
-    """Keys and values `[B, H, T, D]` of one decoder layer: of the positions decoded so far, and of the encoder's output."""
+    """What one decoder layer keeps while decoding: `own`, of the positions decoded so far, and `memory`, of the encoder's output."""
 
     def __init__(self):
-        self.keys = self.values = self.memory = None
-
-    def append(self, keys, values):
-        """Add the keys and values of the positions that follow."""
-        self.keys = keys if self.keys is None else torch.cat([self.keys, keys], dim=2)
-        self.values = values if self.values is None else torch.cat([self.values, values], dim=2)
+        self.own, self.memory = KeyValueCache(), KeyValueCache(constant=True)
 
 
 def initialise(module):
@@ -151,7 +138,11 @@ class Seq2SeqTransformer(nn.Module):
     """Encoder-decoder transformer over one vocabulary; source and target share the token embedding.
 
     Masks are 1/True = attend, 0/False = masked, broadcastable to the scores `[B, H, T, S]`. `src_mask=None` means that
-    every source token is real; `tgt_mask=None` means causal. All arguments are kept in `config`.
+    every source token is real; `tgt_mask=None` means causal.
+
+    Attributes:
+        config: all arguments. They travel in the state dict.
+        about: what training noted of the model, plain values (see `checkpoint.py`). It travels in the state dict too.
 
     Raises:
         ValueError: if `d_model` is not a positive multiple of `num_heads`.
@@ -162,6 +153,7 @@ class Seq2SeqTransformer(nn.Module):
         super().__init__()
         self.config = ModelConfig(vocab_size, d_model, num_heads, num_encoder_layers, num_decoder_layers, d_ff,
                                   dropout, max_len)
+        self.vocab_size, self.about = vocab_size, {}
         self.embedding = nn.Embedding(vocab_size, d_model)
         self.positional_encoding = PositionalEncoding(d_model, max_len)
         self.encoder_layers = nn.ModuleList(
@@ -173,6 +165,14 @@ class Seq2SeqTransformer(nn.Module):
         self.output_projection = nn.Linear(d_model, vocab_size)
         self.dropout = nn.Dropout(dropout)
         self.apply(initialise)
+
+    def get_extra_state(self):
+        """What `state_dict` holds beside the weights: the arguments, and what training noted."""
+        return {"config": asdict(self.config), "about": self.about}
+
+    def set_extra_state(self, state):
+        """Take over what training noted of the weights that are loaded; the arguments are those the model was built with."""
+        self.about = dict(state["about"])
 
     def embed(self, tokens, first_position=0):
         """Tokens `[B, T]` -> embeddings with positions added `[B, T, d_model]`."""
@@ -208,8 +208,8 @@ class Seq2SeqTransformer(nn.Module):
                 tgt_mask = create_causal_mask(tgt.size(1), tgt.device)
         elif tgt.size(1) != 1:
             raise ValueError(f"with caches, tokens are decoded one at a time, not {tgt.size(1)}")
-        elif caches[0].keys is not None:
-            first_position = caches[0].keys.size(2)
+        elif caches:
+            first_position = len(caches[0].own)
         x = self.embed(tgt, first_position)
         for layer, cache in zip(self.decoder_layers, caches):
             x = layer(x, encoder_output, src_mask, tgt_mask, cache)

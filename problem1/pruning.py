@@ -1,15 +1,18 @@
-"""How many heads can go at once: removal orders, and for each attention type every subset of its heads."""
+"""How many heads can go at once: removal orders, and for each attention type the subsets of its heads."""
 
 from itertools import combinations
+from math import comb
 
 import torch
 
-from cli import Progress
+from support.cli import Progress
 from examination import margins
 from heads import KINDS, all_heads, kind_of
 
 MINIMAL, SMALL = 0.01, 0.05
 LOWEST = 0.5
+MOST_EXACT = 8  # heads of a type of which all subsets are tried: 256
+SAMPLED = 16  # subsets of each size that are tried of more heads
 
 
 def prunable(curve, tolerance):
@@ -92,28 +95,46 @@ def random_orders(model, count, seed=0):
     return {f"random {number + 1}": [heads[i] for i in torch.randperm(len(heads), generator=generator).tolist()] for number in range(count)}
 
 
-def measure_subsets(ranked, scored):
-    """For each attention type, all subsets of its heads, removed exactly: nothing is assumed about an order.
+def measure_subsets(ranked, scored, save=lambda records: None):
+    """For each attention type, subsets of its heads removed at once. Of up to `MOST_EXACT` heads all are tried, so that nothing is
+    assumed about an order; of more, for each size `SAMPLED` at random and the greedy one (the best of one head less, and the head
+    without which it is best).
 
     Args:
-        ranked: the `Examination` on which every subset is tried.
+        ranked: the `Examination` on which the subsets are tried.
         scored: the one on which the best subset of each size is scored.
+        save: called with the records so far after each size.
 
     Returns:
-        A list of records, one for each attention type and number of heads removed: `best`, `mean` and `worst` exact match over the subsets of that size,
-        the `best_heads`, and `best_scored`, their exact match on the other set.
+        A list of records, one for each attention type and number of heads removed: how many `subsets` were tried, and whether these are
+        all (`exact`); `best`, `mean` and `worst` exact match over them (the mean without the greedy one), the `best_heads`, and
+        `best_scored`, their exact match on the other set.
     """
     heads = all_heads(ranked.model)
     groups = {kind: [site for site in heads if kind_of(site) == kind] for kind in KINDS}
-    progress = Progress("subsets", sum(2 ** len(group) for group in groups.values()))
-    records, done = [], 0
+    progress = Progress("sizes of subsets", sum(len(group) + 1 for group in groups.values()))
+    generator = torch.Generator().manual_seed(0)
+    records = []
     for kind, group in groups.items():
+        best = ()
         for size in range(len(group) + 1):
-            tried = {subset: exact_match(ranked, subset) for subset in combinations(group, size)}
+            exact = len(group) <= MOST_EXACT or comb(len(group), size) <= SAMPLED
+            tried = {subset: exact_match(ranked, subset) for subset in
+                     (combinations(group, size) if exact else draw_subsets(group, size, SAMPLED, generator))}
+            mean = sum(tried.values()) / len(tried)
+            if not exact:
+                grown = {tuple(site for site in group if site in best or site == added): None for added in group if added not in best}
+                tried |= {subset: exact_match(ranked, subset) for subset in grown if len(subset) == size}
             best = max(tried, key=tried.get)
-            records.append({"kind": kind, "removed": size, "of": len(group), "subsets": len(tried), "n": len(ranked.source),
-                            "best": tried[best], "mean": sum(tried.values()) / len(tried), "worst": min(tried.values()),
+            records.append({"kind": kind, "removed": size, "of": len(group), "subsets": len(tried), "exact": exact,
+                            "n": len(ranked.source), "best": tried[best], "mean": mean, "worst": min(tried.values()),
                             "best_heads": [site.name() for site in best], "best_scored": exact_match(scored, best)})
-            done += len(tried)
-            progress.update(done)
+            save(records)
+            progress.update(len(records))
     return records
+
+
+def draw_subsets(group, size, count, generator):
+    """Up to `count` different subsets of `size` of the heads in `group`, at random: a set of tuples in the order of `group`."""
+    draws = (torch.randperm(len(group), generator=generator)[:size].sort().values.tolist() for _ in range(count))
+    return {tuple(group[i] for i in draw) for draw in draws}

@@ -4,34 +4,35 @@ Each seed's run is kept in runs/seed_N/ and recorded as it ends; seeds already r
 with another exponent of the focal loss, in results/seeds_focus_X.json and runs/focus_X/: a control for the choice of the loss.
 """
 
+import support.interrupt  # first: Ctrl-C while torch loads
 from dataclasses import asdict
 from itertools import accumulate
 from pathlib import Path
 
 import train
 from checkpoint import load_model
-from cli import DATA_DIR, HERE, RESULTS_DIR, Parser, UserError, choose_device, number_from_zero, run, whole_number
+from support.cli import DATA_DIR, HERE, RESULTS_DIR, Parser, UserError, choose_device, number_from_zero, run, whole_number
 from dataset import AdditionDataset
 from exhaustive import check_all_pairs
-from files import locked, read_json, write_json
+from support.digests import KEY
+from support.files import locked, read_json, write_json
 from training import TrainingConfig
 
 
 def measure_seed(seed, focus, output_dir):
-    """Train with one seed in `output_dir`, resuming what an interrupted run left there.
+    """Train with one seed in `output_dir`, unless that is done, continuing what an interrupted run left there.
 
     Returns:
         The seed's record; its `val_curve` has `[seconds, training problems, exact match on validation]` for each epoch, the
         first two counted from the start of training.
     """
-    resume = ["--resume"] if (output_dir / "resume.pth").exists() else []
-    train.main(["--seed", str(seed), "--focus", str(focus), "--output-dir", str(output_dir), *resume])
+    train.main(["--seed", str(seed), "--focus", str(focus), "--output-dir", str(output_dir), "--resume"])
     log = read_json(output_dir / "training_log.json", "run python seeds.py again")
     model, about = load_model(output_dir / "best_model.pth", choose_device())
     training_sources = AdditionDataset(DATA_DIR / "train.json").inputs
     exhaustive = check_all_pairs(model, about["num_digits"], training_sources)
     seconds = accumulate(epoch["seconds"] for epoch in log["epochs"])
-    return {"seed": seed, "pairs": exhaustive["pairs"], "errors": exhaustive["errors"], "unseen": exhaustive["unseen"],
+    return {"seed": seed, KEY: log[KEY], "pairs": exhaustive["pairs"], "errors": exhaustive["errors"], "unseen": exhaustive["unseen"],
             "error_list": exhaustive["error_list"], "epochs": len(log["epochs"]), "best_epoch": log["best_epoch"],
             "first_epoch_at_full_validation": next(
                 (epoch["epoch"] for epoch in log["epochs"] if epoch["val"]["exact_match"] == 1), None),

@@ -1,5 +1,6 @@
 """Train the addition transformer; the model of the best validation epoch is left in results/best_model.pth."""
 
+import support.interrupt  # first: Ctrl-C while torch loads
 import platform
 import time
 from dataclasses import asdict
@@ -10,14 +11,15 @@ import numpy
 import torch
 
 from checkpoint import load_model
-from cli import DATA_DIR, RESULTS_DIR, Parser, UserError, choose_device, number_from_zero, positive_number, run, share, whole_number
+from support.cli import DATA_DIR, RESULTS_DIR, Parser, UserError, choose_device, number_from_zero, positive_number, run, share, whole_number
 from dataset import SPLITS, create_dataloaders, get_vocab_size
 from evaluation import evaluate
-from files import locked, save_figure, sha256, write_json
+from support.digests import KEY, file_digest, records_of_other_weights, weights_digest
+from support.files import locked, save_figure, write_json
 from generate_data import ensure_data
 from model import Seq2SeqTransformer
 from plots import plot_training_curves
-from training import TrainingConfig, fit
+from training import TrainingConfig, fit, is_finished
 
 EVALUATION_BATCH = 500
 MOST_PARAMETERS = 10 ** 9
@@ -45,7 +47,7 @@ def make_parser():
     parser.add_argument("--focus", type=number_from_zero, default=default.focus, help="exponent of the focal loss; 0 is plain cross-entropy")
     parser.add_argument("--seed", type=whole_number(0), default=default.seed, help="seed of initialisation, order and dropout")
     parser.add_argument("--device", default=None, help="cpu, cuda or mps; by default the best one present")
-    parser.add_argument("--resume", action="store_true", help="continue an interrupted run (same options) to the same bits")
+    parser.add_argument("--resume", action="store_true", help="continue an interrupted run, with the same options, if there is one")
     return parser
 
 
@@ -80,16 +82,20 @@ def main(arguments=None):
     log = {"num_digits": train_loader.dataset.num_digits,
            "model": asdict(model.config),
            "parameters": sum(parameter.numel() for parameter in model.parameters()),
-           "data_sha256": {split: sha256(args.data_dir / f"{split}.json") for split in SPLITS},
+           "data_sha256": {split: file_digest(args.data_dir / f"{split}.json") for split in SPLITS},
            "environment": environment(device)}
     with locked(args.output_dir):
+        if args.resume and is_finished(log, config, args.output_dir):
+            print(f"the run in {args.output_dir} is finished already")
+            return
+        resume = args.resume and (args.output_dir / "resume.pth").exists()
         try:
-            log = fit(model, train_loader, val_loader, config, log, args.output_dir, args.resume)
+            log = fit(model, train_loader, val_loader, config, log, args.output_dir, resume)
         except KeyboardInterrupt:
             raise UserError("interrupted; continue with the same options and --resume") from None
         best_model, _ = load_model(args.output_dir / "best_model.pth", device)
         log["test"] = evaluate(best_model, test_loader)
-        log["seconds"] = time.perf_counter() - start
+        log["seconds"], log[KEY] = time.perf_counter() - start, weights_digest(best_model.state_dict())
         write_json(args.output_dir / "training_log.json", log)
         save_figure(args.output_dir / "training_curves.png", plot_training_curves(log))
         (args.output_dir / "resume.pth").unlink(missing_ok=True)
@@ -97,6 +103,10 @@ def main(arguments=None):
     print(f"best epoch {log['best_epoch']}; test exact match, free-running: {log['test']['exact_match']:.2%} "
           f"(95% interval {low:.2%} to {high:.2%}, n = {log['test']['n']:,}); {log['seconds']:.0f} s; "
           f"weights in {args.output_dir / 'best_model.pth'}")
+    stale = records_of_other_weights(args.output_dir, log[KEY])
+    if stale:
+        print(f"of other weights now: {', '.join(str(path.relative_to(args.output_dir)) for path in stale)}; make them again with "
+              "python analyze.py and python inference.py --exhaustive")
 
 
 if __name__ == "__main__":

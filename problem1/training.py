@@ -1,5 +1,6 @@
 """The training loop: AdamW, warm-up and cosine decay, the best epoch kept, every epoch resumable."""
 
+import copy
 import math
 import time
 from dataclasses import asdict, dataclass
@@ -8,10 +9,11 @@ import torch
 from torch.nn import functional as F
 
 from checkpoint import save_model
-from cli import Progress, UserError
+from support.cli import Progress, UserError
 from dataset import PAD_TOKEN, padding_mask, shift_right
 from evaluation import evaluate, score_tokens
-from files import read_checkpoint, write_checkpoint, write_json
+from support.files import read_checkpoint, read_json, write_checkpoint, write_json
+from support.runs import difference
 
 
 @dataclass(frozen=True)
@@ -125,14 +127,15 @@ def fit(model, train_loader, val_loader, config, log, output_dir, resume=False):
     """Train, and keep the weights of the best epoch: highest free-running exact match on validation, the latest of equals.
 
     After each epoch `best_model.pth` (if it is the best), `resume.pth` and `training_log.json` in `output_dir` are
-    replaced. Every epoch draws its random numbers from its own seed, so that a resumed run ends in the same bits.
+    replaced; `resume.pth` is there from the start. Every epoch draws its random numbers from its own seed, so that a resumed
+    run ends in identical weights.
 
     Args:
         model: the model, initialised.
         train_loader, val_loader: batches of problems.
         config: a `TrainingConfig`.
-        log: what describes the run; a resumed run must have the same. Its `num_digits` and the digest of the training
-            data are saved with the weights.
+        log: what describes the run; a resumed run must have the same, but for its `environment`. Its `num_digits` and the
+            digest of the training data are saved with the weights.
         output_dir: folder of the results.
         resume: whether to continue the run that `resume.pth` holds.
 
@@ -140,18 +143,22 @@ def fit(model, train_loader, val_loader, config, log, output_dir, resume=False):
         The log, completed by `epochs`, one record each, and `best_epoch`.
 
     Raises:
-        UserError: if there is nothing to resume, or the run to resume is another one; if the loss is not finite.
+        UserError: if the run to resume is another one or its file is damaged; if the loss is not finite.
     """
     optimizer = make_optimizer(model, config)
     best_path, state_path = output_dir / "best_model.pth", output_dir / "resume.pth"
-    about = {"num_digits": log["num_digits"], "train_sha256": log["data_sha256"]["train"]}
-    log = log | {"training": asdict(config), "best_epoch": None, "epochs": []}
+    model.about = {"num_digits": log["num_digits"], "train_sha256": log["data_sha256"]["train"]}
+    log, best = log | {"training": asdict(config), "best_epoch": None, "epochs": []}, None
+
+    def save_state():
+        write_checkpoint(state_path, {"log": log, "model": model.state_dict(), "optimizer": optimizer.state_dict(), "best": best})
+
     if resume:
-        state = read_checkpoint(state_path, "cpu", "nothing to resume; train without --resume")
-        log, best_weights = restore(state, log, model, optimizer)
-        save_model(best_path, model.config, best_weights, about)
+        log, best = restore(read_checkpoint(state_path, "cpu", "train without --resume"), log, model, optimizer)
+        if best:
+            save_model(best_path, best)
     else:
-        state_path.unlink(missing_ok=True)
+        save_state()
     for epoch in range(len(log["epochs"]) + 1, config.epochs + 1):
         torch.manual_seed(config.seed * 1_000_000 + epoch)
         start = time.perf_counter()
@@ -159,11 +166,10 @@ def fit(model, train_loader, val_loader, config, log, output_dir, resume=False):
         val = evaluate(model, val_loader)
         if log["best_epoch"] is None or val["exact_match"] >= log["epochs"][log["best_epoch"] - 1]["val"]["exact_match"]:
             log["best_epoch"] = epoch
-            best_weights = {name: value.clone() for name, value in model.state_dict().items()}
-            save_model(best_path, model.config, best_weights, about)
+            best = copy.deepcopy(model.state_dict())
+            save_model(best_path, best)
         log["epochs"].append({"epoch": epoch, "train": train, "val": val, "seconds": time.perf_counter() - start})
-        write_checkpoint(state_path, {"log": log, "model": model.state_dict(), "optimizer": optimizer.state_dict(),
-                                      "best_weights": best_weights})
+        save_state()
         write_json(output_dir / "training_log.json", log)
         print(f"epoch {epoch:3} of {config.epochs}: train loss {train['loss']:.4f}, val loss {val['loss']:.4f}, "
               f"val exact match {val['exact_match']:.2%}, {log['epochs'][-1]['seconds']:.1f} s"
@@ -171,23 +177,44 @@ def fit(model, train_loader, val_loader, config, log, output_dir, resume=False):
     return log
 
 
+def description(log):
+    """What of a log says which run it is: all that a run of the same options has in common, whatever machine it runs on."""
+    return {key: value for key, value in log.items() if key not in ("environment", "epochs", "best_epoch")}
+
+
+def is_finished(log, config, output_dir):
+    """Whether `output_dir` holds this very run, and it has ended.
+
+    Raises:
+        UserError: if it holds another run that has ended, naming the first entry that differs.
+    """
+    path = output_dir / "training_log.json"
+    if (output_dir / "resume.pth").exists() or not path.exists():
+        return False
+    saved = read_json(path, "train without --resume")
+    found = difference(saved, description(log) | {"training": asdict(config)})
+    if found and "test" in saved:
+        raise UserError(f"{output_dir} holds a finished run that differs in {found}: give the options it had, another --output-dir, "
+                        "or train without --resume to replace it")
+    return "test" in saved
+
+
 def restore(state, log, model, optimizer):
     """Put a run's saved state back into the model and the optimizer.
 
     Returns:
-        `(the run's log so far, the weights of its best epoch)`.
+        `(the run's log so far, the state dict of its best epoch or None)`.
 
     Raises:
         UserError: if the run is not the one that `log` describes, naming the first entry that differs.
     """
     try:
         saved = state["log"]
-        for key in log.keys() & saved.keys() - {"epochs", "best_epoch", "environment"}:
-            if saved[key] != log[key]:
-                raise UserError(f"the interrupted run differs in {key}: {saved[key]}, now {log[key]}; "
-                                "give the options it had, or train without --resume")
+        found = difference(saved, description(log))
+        if found:
+            raise UserError(f"the interrupted run differs in {found}: give the options it had, or train without --resume")
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-        return log | {key: saved[key] for key in ("epochs", "best_epoch")}, state["best_weights"]
+        return log | {key: saved[key] for key in ("epochs", "best_epoch")}, state["best"]
     except (KeyError, TypeError, AttributeError, ValueError, RuntimeError):
         raise UserError("resume.pth is not of such a training run: train without --resume") from None

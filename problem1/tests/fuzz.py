@@ -28,12 +28,11 @@ import torch  # noqa: E402
 import generate_data  # noqa: E402
 import inference  # noqa: E402
 import train  # noqa: E402
-from checkpoint import save_model  # noqa: E402
-from cli import Parser, Progress, run, whole_number  # noqa: E402
+from support.cli import Parser, Progress, run, whole_number  # noqa: E402
 from dataset import VOCAB_SIZE  # noqa: E402
-from files import sha256  # noqa: E402
+from support.digests import file_digest  # noqa: E402
 from model import Seq2SeqTransformer  # noqa: E402
-from tests.helpers import command, record_robustness  # noqa: E402
+from tests.helpers import command, record_robustness, save_with  # noqa: E402
 
 LIMIT = 20
 DIGITS = 2
@@ -91,9 +90,9 @@ class Fuzz:
         self.problems = json.loads((folder / "data" / "train.json").read_text())
         torch.manual_seed(0)
         model, self.path = Seq2SeqTransformer(VOCAB_SIZE, 8, 2, 1, 1, 8, max_len=10), folder / "model.pth"
-        save_model(self.path, model.config, model.state_dict(), {"num_digits": DIGITS, "train_sha256": sha256(folder / "data" / "train.json")})
+        save_with(self.path, model, num_digits=DIGITS, train_sha256=file_digest(folder / "data" / "train.json"))
         self.checkpoint, self.saved = self.path.read_bytes(), torch.load(self.path, weights_only=True)
-        self.model = model.eval(), self.saved["about"]
+        self.model = model.eval(), model.about
 
     def lines(self, generator):
         """Lines made of what problems are made of, and of anything else; each is answered in its place."""
@@ -142,7 +141,7 @@ class Fuzz:
         class Code:
             def __reduce__(self):
                 return generator.choice([(os.mkdir, (ran,)), (exec, (f"import os; os.mkdir({ran!r})",)), (os.system, (f"mkdir {ran!r}",))])
-        value = generator.choice([Code(), {"config": Code()}, self.saved | {"about": {"num_digits": Code()}}, [Code()]])
+        value = generator.choice([Code(), {"config": Code()}, self.saved | {"_extra_state": {"config": Code()}}, [Code()]])
         form = generator.randrange(4)
         if form == 0:
             self.path.write_bytes(pickle.dumps(value, protocol=generator.randint(0, 4)))

@@ -12,8 +12,9 @@ from unittest import mock
 
 import torch
 
-import cli
-from files import write_json
+from support import cli
+from support.files import write_json
+from checkpoint import save_model
 from generate_data import generate
 from model import Seq2SeqTransformer
 
@@ -84,3 +85,9 @@ class Oracle(torch.nn.Module):
 
 def small_config():
     return Seq2SeqTransformer(13, 4, 1, 1, 1, 4).config
+
+
+def save_with(path, model, **about):
+    """Save a model with what training would have noted of it."""
+    model.about = {"num_digits": 3, "train_sha256": ""} | about
+    save_model(path, model.state_dict())

@@ -23,12 +23,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch  # noqa: E402
 
 import analyze  # noqa: E402
-import cli  # noqa: E402
-import files  # noqa: E402
+from support import cli  # noqa: E402
+from support import files  # noqa: E402
 import generate_data  # noqa: E402
 import inference  # noqa: E402
 import train  # noqa: E402
-from cli import Parser, Progress, UserError, run, whole_number  # noqa: E402
+from support.cli import Parser, Progress, UserError, run, whole_number  # noqa: E402
 from tests.helpers import record_robustness  # noqa: E402
 
 SMALL = ("--d-model", "16", "--num-heads", "2", "--num-layers", "1", "--d-ff", "16", "--batch-size", "8", "--dropout", "0.1", "--device", "cpu",

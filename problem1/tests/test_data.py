@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import DataLoader
 
 import generate_data
-from cli import UserError
+from support.cli import UserError
 from dataset import (PAD_TOKEN, AdditionDataset, collate_fn, create_dataloaders, encode_problems, get_vocab_size, number_range,
                      padding_mask, shift_right)
 from tests.helpers import TemporaryFolder, command
@@ -64,6 +64,18 @@ class Load(TemporaryFolder):
         self.assertTrue(torch.equal(torch.cat([batch["input"] for batch in val]), val.dataset.inputs))
         self.assertEqual(batches[0]["input_len"].tolist(), [5] * 16)
         self.assertEqual(batches[0]["target_len"].tolist(), [3] * 16)
+
+    def test_an_item_is_the_caller_s_own(self):
+        dataset = AdditionDataset(self.small_data() / "val.json")
+        for index in (0, slice(2), [0, 1]):
+            before = dataset.inputs.clone(), dataset.targets.clone()
+            for tensor in dataset[index].values():
+                tensor.fill_(7)
+            self.assertTrue(torch.equal(dataset.inputs, before[0]) and torch.equal(dataset.targets, before[1]), index)
+
+    def test_batches_of_nothing_are_refused(self):
+        with self.assertRaisesRegex(ValueError, "batch_size must be 1 or more, not 0"):
+            create_dataloaders(self.small_data(), batch_size=0)
 
     def test_collate_fn_gives_the_same_batches_and_pads(self):
         data = self.small_data(2, (50, 10, 10))

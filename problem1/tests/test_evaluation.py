@@ -6,7 +6,7 @@ import torch
 
 from carries import carries_out, carry_pattern, cascade_length
 from dataset import VOCAB_SIZE, create_dataloaders, encode_problems, numbers_of, shift_right
-from evaluation import evaluate, score_tokens, wilson_interval
+from evaluation import evaluate, evaluating, score_tokens, wilson_interval
 from exhaustive import all_pairs, check_all_pairs, pair_index
 from model import Seq2SeqTransformer
 from tests.helpers import Oracle, TemporaryFolder
@@ -43,6 +43,16 @@ class Evaluate(TemporaryFolder):
         result = evaluate(Oracle(), self.loader())
         self.assertEqual((result["exact_match"], result["token_accuracy"], result["teacher_forced_exact_match"], result["n"]), (1, 1, 1, 300))
         self.assertLess(result["loss"], 1e-6)
+
+    def test_each_part_of_the_model_keeps_its_mode(self):
+        model = Seq2SeqTransformer(VOCAB_SIZE, 8, 1, 1, 1, 8).train()
+        model.encoder_layers.eval()
+        evaluate(model, self.loader())
+        self.assertEqual((model.training, model.encoder_layers[0].dropout.training, model.decoder_layers[0].training), (True, False, True))
+        with self.assertRaises(ZeroDivisionError), evaluating(model):
+            self.assertFalse(any(module.training for module in model.modules()))
+            1 / 0
+        self.assertEqual((model.training, model.encoder_layers[0].training), (True, False))
 
     def test_a_wrong_zero_is_counted(self):
         loader = self.loader()

@@ -1,5 +1,6 @@
 """Head names, interventions, examination, and the whole analysis on models whose answer is known."""
 
+import json
 import unittest
 from types import SimpleNamespace
 from unittest import mock
@@ -7,16 +8,19 @@ from unittest import mock
 import torch
 
 import analyze
-import head_study
 from ablation import measure_ablation, measure_pairs, gradient_importance, rank_correlation, replacements
+from attention import MultiHeadAttention
 from carries import carries_out
+from checkpoint import load_model
 from dataset import encode_problems, number_range, numbers_of
 from examination import Bootstrap, Examination, stratify, summary, unseen_pairs
-from heads import Site, ablated, all_heads, parse_head, recorded, recorded_outputs, without_heads
+from heads import Site, ablated, all_heads, attention_blocks, parse_head, recorded, recorded_outputs, without_heads
 from interchange import Interchange, draw_pairs, find_smallest_set, measure_probes, measure_sites
 from model import Seq2SeqTransformer
 from patterns import attention_weights, measure_patterns, source_labels, target_labels
+import pruning
 from pruning import greedy_order, measure_orders, measure_subsets, prunable
+from support.digests import weights_digest
 from tests.helpers import TemporaryFolder, command
 
 
@@ -31,6 +35,17 @@ def problems(count=40, num_digits=2, seed=0):
     return encode_problems(a, b, num_digits)
 
 
+class PlantedHeads(MultiHeadAttention):
+    """Heads of width 1 whose outputs `[B, H, T, 1]` and weights are given; they leave side by side, `[B, T, H]`."""
+
+    def __init__(self, num_heads):
+        super().__init__(num_heads, num_heads)
+        self.W_o = torch.nn.Identity()
+
+    def forward(self, heads, weights):
+        return self.W_o(self.combine_heads(heads)), weights
+
+
 class Planted(torch.nn.Module):
     """A stand-in that adds by known means: one head copies the column's sum, others carry, the rest does nothing.
 
@@ -43,10 +58,10 @@ class Planted(torch.nn.Module):
         self.num_digits, self.backup = num_digits, backup
         self.config = SimpleNamespace(vocab_size=13)
         self.unused = torch.nn.Parameter(torch.zeros(1))
-        block = lambda heads: SimpleNamespace(num_heads=heads, intervene=None)  # noqa: E731
-        self.layer = SimpleNamespace(self_attn=block(1), cross_attn=block(4), feed_forward=SimpleNamespace(intervene=None))
+        self.layer = torch.nn.Module()
+        self.layer.self_attn, self.layer.cross_attn, self.layer.feed_forward = PlantedHeads(1), PlantedHeads(4), torch.nn.Identity()
         self.encoder_layers, self.decoder_layers = [], [self.layer]
-        self.output_projection = lambda hidden: hidden
+        self.output_projection = torch.nn.Identity()
 
     def encode(self, source):
         return source
@@ -58,16 +73,11 @@ class Planted(torch.nn.Module):
         sums = torch.cat([zero, memory[:, :n] + memory[:, n + 1:]], dim=1)[:, :T]
         carry = torch.cat([carries_out(a, b, n).long(), zero], dim=1)[:, :T]
         heads = torch.stack([sums, carry, carry if self.backup else 0 * carry, sums + 1], dim=1).unsqueeze(-1).float()
-        weights = torch.full((len(a), 4, T, 2 * n + 1), 1 / (2 * n + 1))
-        idle = torch.zeros(len(a), 1, T, 1)
-        if self.layer.self_attn.intervene:
-            idle = self.layer.self_attn.intervene(idle, torch.ones(len(a), 1, T, T).tril())
-        if self.layer.cross_attn.intervene:
-            heads = self.layer.cross_attn.intervene(heads, weights)
-        if self.layer.feed_forward.intervene:
-            self.layer.feed_forward.intervene(torch.zeros(len(a), T, 1))
-        own, carried, second, _ = heads.squeeze(-1).unbind(1)
-        digit = (own + torch.maximum(carried, second)).remainder(10) + 0 * idle[:, 0, :, 0]
+        idle, _ = self.layer.self_attn(torch.zeros(len(a), 1, T, 1), torch.ones(len(a), 1, T, T).tril())
+        heads, _ = self.layer.cross_attn(heads, torch.full((len(a), 4, T, 2 * n + 1), 1 / (2 * n + 1)))
+        self.layer.feed_forward(torch.zeros(len(a), T, 1))
+        own, carried, second, _ = heads.unbind(-1)
+        digit = (own + torch.maximum(carried, second)).remainder(10) + 0 * idle[:, :, 0]
         return -10 * (torch.arange(13) - digit.unsqueeze(-1)) ** 2
 
     def forward(self, source, tgt):
@@ -100,7 +110,7 @@ class Heads(unittest.TestCase):
     def test_a_model_without_heads_is_smaller_and_answers_as_if_they_were_zero(self):
         model, (source, target) = small_model(), problems()
         removed = ["encoder.1.self.2", *(f"decoder.0.self.{head}" for head in range(4)), "decoder.1.cross.0", "decoder.1.cross.3"]
-        before = {name: value.clone() for name, value in model.state_dict().items()}
+        before = {name: value.clone() for name, value in model.named_parameters()}
         with ablated(model, removed):
             expected = model(source, target), model.generate(source, 3)
         smaller = without_heads(model, removed)
@@ -110,7 +120,7 @@ class Heads(unittest.TestCase):
         counts = [sum(parameter.numel() for parameter in each.parameters()) for each in (model, smaller)]
         self.assertEqual(counts[0] - counts[1], 7 * (4 * 16 * 4 + 3 * 4))
         self.assertEqual([site.name() for site in all_heads(smaller) if site.block == "decoder.1.cross"], ["decoder.1.cross.0", "decoder.1.cross.1"])
-        self.assertTrue(all(torch.equal(value, before[name]) for name, value in model.state_dict().items()), "the model is left as it was")
+        self.assertTrue(all(torch.equal(value, before[name]) for name, value in model.named_parameters()), "the model is left as it was")
 
     def test_an_error_within_leaves_the_model_as_it_was(self):
         model, (source, target) = small_model(), problems()
@@ -118,6 +128,24 @@ class Heads(unittest.TestCase):
         with self.assertRaises(ZeroDivisionError), ablated(model, ["encoder.0.self.0"]), recorded(model):
             1 / 0
         self.assertTrue(torch.equal(model(source, target), before))
+
+    def test_hooks_of_the_caller_see_what_is_recorded_and_survive(self):
+        model, (source, target) = small_model(), problems()
+        kept = {}
+        for block, attention in attention_blocks(model).items():
+            attention.register_forward_hook(lambda module, arguments, output, block=block: kept.setdefault(block, []).append(output[1]))
+        with recorded(model) as weights:
+            model(source, target)
+        self.assertEqual(len(kept), 6)
+        for block in kept:
+            self.assertTrue(torch.equal(kept[block][0], weights[block][0]))
+        with self.assertRaises(ZeroDivisionError), ablated(model, ["encoder.1.self.0", Site("decoder.0.ffn")]):
+            1 / 0
+        kept.clear()
+        model(source, target)
+        self.assertEqual({block: len(calls) for block, calls in kept.items()}, dict.fromkeys(attention_blocks(model), 1))
+        hooks = [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules()]
+        self.assertEqual(sum(hooks), 6, "those of the caller alone are left")
 
     def test_ablations_nest(self):
         model, (source, target) = small_model(), problems()
@@ -231,6 +259,17 @@ class Plants(unittest.TestCase):
         self.assertEqual([record["subsets"] for record in records], [1, 4, 6, 4, 1])
         self.assertEqual((records[2]["best"], {*records[2]["best_heads"]}), (1.0, {SECOND.name(), UNUSED.name()}))
         self.assertAlmostEqual(records[1]["mean"], (2 + (1 - self.carrying) + self.examination.matches([OWN]).float().mean().item()) / 4, places=5)
+
+    def test_of_many_heads_subsets_are_sampled_and_the_greedy_one_is_among_them(self):
+        with mock.patch.object(pruning, "MOST_EXACT", 3), mock.patch.object(pruning, "SAMPLED", 1):
+            seen = []
+            records = measure_subsets(self.examination, self.examination, save=lambda records: seen.append(len(records)))
+        records = [record for record in records if record["kind"] == "decoder.cross"]
+        self.assertEqual([record["exact"] for record in records], [True, False, False, False, True])
+        self.assertEqual([record["best"] for record in records[:3]], [1, 1, 1])
+        self.assertEqual({*records[2]["best_heads"]}, {SECOND.name(), UNUSED.name()})
+        self.assertLessEqual(max(record["subsets"] for record in records), 1 + 4)
+        self.assertEqual(seen, list(range(1, seen[-1] + 1)))
 
     def test_prunable_stops_at_the_first_loss(self):
         self.assertEqual(prunable([1.0, 1.0, 0.995, 0.98, 1.0], 0.01), 2)
@@ -364,14 +403,35 @@ class Command(TemporaryFolder):
         self.assertEqual(result[0], 0, result[2])
 
     def test_the_whole_analysis_of_a_small_model(self):
-        with mock.patch.object(head_study, "STRATIFIED", 60), mock.patch.object(analyze, "MOST_CASES", 2):
+        (self.folder / "results" / "exhaustive.json").write_text('{"weights_sha256": "of other weights"}')
+        with mock.patch.object(analyze, "LEAST_JUDGED", 0), mock.patch.object(analyze, "MOST_CASES", 2):
             code, output, errors = command(analyze.main, *self.arguments, "--num-samples", 30)
         self.assertEqual(code, 0, errors)
+        self.assertIn("still of other weights: exhaustive.json\n", output)
         folder = self.folder / "results" / "head_analysis"
         self.assertEqual({path.name for path in folder.iterdir()},
                          {"patterns.json", "ablation.json", "importance.json", "pruning.json", "pairs.json", "carry.json", "head_importance.png",
                           "ablation_breakdown.png", "rank_correlation.png", "pruning.png", "carry_sites.png", "carry_route.png"})
         self.assertEqual(len(list((self.folder / "results" / "attention_patterns").glob("??coder.?.*.png"))), 6)
+        digest = weights_digest(load_model(self.folder / "results" / "best_model.pth")[0].state_dict())
+        records = {path.name: json.loads(path.read_text()) for path in folder.glob("*.json")}
+        self.assertEqual({name: record["weights_sha256"] for name, record in records.items()}, dict.fromkeys(records, digest))
+        self.assertEqual(records["ablation.json"]["baseline"]["test"]["n"], 30)
+        self.assertLessEqual(records["ablation.json"]["baseline"]["stratified"]["n"], 30)
+
+    def test_the_heads_of_a_model_that_does_not_add_are_not_judged(self):
+        code, output, errors = command(analyze.main, *self.arguments)
+        self.assertEqual(code, 0, errors)
+        self.assertRegex(output, r"\n.*of the test problems right: .* train it for longer\n$")
+        self.assertEqual([path.name for path in (self.folder / "results" / "head_analysis").iterdir()], ["patterns.json"])
+
+    def test_a_record_is_there_before_the_measurement_after_it_begins(self):
+        for function, there in [("measure_subsets", {"patterns", "ablation", "importance"}), ("measure_pairs", {"pruning"}),
+                                ("check_pruned", {"pairs", "carry"})]:
+            with self.subTest(function), mock.patch.object(analyze, "LEAST_JUDGED", 0), mock.patch.object(analyze, "MOST_CASES", 1), \
+                    mock.patch.object(analyze, function, side_effect=KeyboardInterrupt):
+                self.assertEqual(command(analyze.main, *self.arguments, "--num-samples", 8)[0], 130)
+            self.assertLessEqual(there, {path.stem for path in (self.folder / "results" / "head_analysis").glob("*.json")})
 
     def test_one_problem_is_drawn(self):
         code, output, errors = command(analyze.main, *self.arguments, "--problem", "37+81")

@@ -1,22 +1,24 @@
 """Inference: one line for each problem, errors named, damaged checkpoints refused and never run."""
 
-import io
 import json
 import os
 import pickle
+import signal
 import subprocess
 import sys
+import threading
+import unittest
 from unittest import mock
 
 import torch
 
 import inference
-from checkpoint import load_model, save_model
+from checkpoint import load_model
 from dataset import VOCAB_SIZE
-from files import sha256
-from inference import parse_problem
+from support.digests import file_digest
+from inference import LONGEST_LINE, parse_problem
 from model import Seq2SeqTransformer
-from tests.helpers import RESULTS, Oracle, TemporaryFolder, command
+from tests.helpers import RESULTS, Oracle, TemporaryFolder, command, save_with
 
 
 ABOUT = {"num_digits": 3, "train_sha256": ""}
@@ -76,7 +78,7 @@ class Answer(TemporaryFolder):
         with mock.patch.object(inference, "LINES_AT_ONCE", 7), mock.patch.object(inference, "predict", wraps=inference.predict) as predict:
             status, output, _ = self.run_inference("--stdin", stdin="\n".join(lines).encode())
         self.assertEqual(output.split(), [str(sum(map(int, line.split("+")))) for line in lines])
-        self.assertEqual({len(call.args[1]) for call in predict.call_args_list}, {7, len(lines) % 7})
+        self.assertEqual(max(len(call.args[1]) for call in predict.call_args_list), 7)
 
     def test_without_arguments_shows_problems_and_the_test_accuracy(self):
         status, output, _ = self.run_inference("--data-dir", self.small_data(3))
@@ -104,26 +106,23 @@ class Answer(TemporaryFolder):
     def test_a_byte_order_mark_is_not_part_of_the_first_problem(self):
         self.assertEqual(self.run_inference("--stdin", stdin=b"\xef\xbb\xbf507+159\n")[1], "666\n")
 
-    def test_no_line_is_read_before_those_of_the_batches_before_it_are_answered(self):
-        output = io.StringIO()
+    def test_the_longest_line_that_is_allowed(self):
+        for spaces, answer in [(LONGEST_LINE - 7, "666"), (LONGEST_LINE - 6, f"error: a line of more than {LONGEST_LINE:,} characters")]:
+            for end in (b"", b"\n", b"\r\n"):
+                self.assertEqual(self.run_inference("--stdin", stdin=b"507+159" + b" " * spaces + end)[1], answer + "\n")
 
-        class Lines(io.StringIO):
-            def readline(self, limit=-1):
-                line = super().readline(limit)
-                read.append(line)
-                written = output.getvalue().count("\n")
-                assert len(read) - written <= 7 + 1, (len(read), written)
-                return line
-        read = []
-        with mock.patch.object(inference, "LINES_AT_ONCE", 7):
-            self.assertTrue(inference.answer_lines(Oracle(), 3, Lines("507+159\n" * 50), output))
-        self.assertEqual(output.getvalue(), "666\n" * 50)
+    def test_words_of_one_problem_may_be_arguments_of_their_own(self):
+        for arguments in [("507", "+", "159"), ("507", "+159"), ("507+", "159", "=")]:
+            self.assertEqual(self.run_inference(*arguments)[1], "507 + 159 = 666\n")
+        self.assertEqual(self.run_inference("507", "+", "159", "999+999", "100 + 100 =")[1].count("\n"), 3)
+        for arguments in [("507", "159"), ("507", "+"), ("5", "07+159"), ("+", "507")]:
+            self.assert_one_line(self.run_inference(*arguments), "is no problem such as")
 
 
 class Exhaustive(TemporaryFolder):
     def test_writes_the_record_beside_the_model(self):
         data = self.small_data(1)
-        with mock.patch.object(inference, "load_model", return_value=(Oracle(1), {"num_digits": 1, "train_sha256": sha256(data / "train.json")})):
+        with mock.patch.object(inference, "load_model", return_value=(Oracle(1), {"num_digits": 1, "train_sha256": file_digest(data / "train.json")})):
             status, output, _ = command(inference.main, "--exhaustive", "--data-dir", data, "--model-path", self.folder / "m.pth")
         record = json.loads((self.folder / "exhaustive.json").read_text())
         self.assertEqual((status, record["pairs"], record["errors"], record["unseen"]["pairs"]), (0, 81, 0, 41))
@@ -138,7 +137,7 @@ class Exhaustive(TemporaryFolder):
 class Checkpoints(TemporaryFolder):
     def test_round_trip(self):
         model = Seq2SeqTransformer(VOCAB_SIZE, 16, 2, 1, 1, 24)
-        save_model(self.folder / "m.pth", model.config, model.state_dict(), ABOUT)
+        save_with(self.folder / "m.pth", model, **ABOUT)
         loaded, about = load_model(self.folder / "m.pth")
         self.assertEqual((loaded.config, about, loaded.training), (model.config, ABOUT, False))
         source = torch.randint(10, (5, 5))
@@ -154,17 +153,22 @@ class Checkpoints(TemporaryFolder):
         for content in (b"", b"text", data[:100], data[:len(data) // 2], data[:-20], b"PK\x03\x04" + bytes(100), pickle.dumps([1, 2])):
             path.write_bytes(content)
             refused()
-        config, weights = good["config"], good["state_dict"]
-        for value in [None, 3, [], {}, weights, good | {"state_dict": {}}, good | {"config": {}}, good | {"config": config | {"d_model": 64}},
-                      good | {"config": config | {"num_heads": 3}}, good | {"config": config | {"d_model": 10 ** 9}},
-                      good | {"config": config | {"num_encoder_layers": 10 ** 5}}, good | {"config": config | {"d_ff": -1}},
-                      good | {"config": config | {"extra": 1}}, good | {"config": config | {"dropout": "x"}}, good | {"about": {}}, good | {"about": {"num_digits": "3"}}, good | {"about": {"num_digits": 11}}, torch.zeros(3),
-                      good | {"about": torch.zeros(2, 2)}, good | {"config": config | {"dropout": torch.zeros(2)}},
-                      good | {"config": config | {"max_len": 5}}, good | {"config": config | {"dropout": float("nan")}},
-                      good | {"config": config | {"vocab_size": 5}},
-                      good | {"state_dict": {name: value * float("nan") for name, value in weights.items()}},
-                      good | {"state_dict": weights | {"embedding.weight": weights["embedding.weight"][:5]}},
-                      good | {"state_dict": weights | {"embedding.weight": 7}}]:
+        extra = good["_extra_state"]
+        weights = {name: value for name, value in good.items() if name != "_extra_state"}
+
+        def with_extra(value):
+            return weights | {"_extra_state": value}
+        changed_configs = [{"d_model": 64}, {"num_heads": 3}, {"d_model": 10 ** 9}, {"num_encoder_layers": 10 ** 5}, {"d_ff": -1},
+                           {"extra": 1}, {"dropout": "x"}, {"dropout": torch.zeros(2)}, {"max_len": 5}, {"dropout": float("nan")},
+                           {"vocab_size": 5}]
+        changed_abouts = [{}, {"num_digits": "3"}, {"num_digits": 3}, extra["about"] | {"num_digits": 11}, torch.zeros(2, 2)]
+        for value in [None, 3, [], {}, torch.zeros(3), weights, with_extra(None), with_extra({}), with_extra(torch.zeros(2)),
+                      with_extra(extra | {"config": {}}), {"_extra_state": extra},
+                      *(with_extra(extra | {"config": extra["config"] | change}) for change in changed_configs),
+                      *(with_extra(extra | {"about": about}) for about in changed_abouts),
+                      {name: value * float("nan") for name, value in weights.items()} | {"_extra_state": extra},
+                      good | {"embedding.weight": weights["embedding.weight"][:5]}, good | {"embedding.weight": 7},
+                      good | {"more.weight": torch.zeros(1)}]:
             torch.save(value, path)
             refused()
 
@@ -190,6 +194,30 @@ class Script(TemporaryFolder):
         done = subprocess.run(["bash", "-c", f'"{sys.executable}" "{script}" --stdin | head -n 1'], input=problems * 20,
                               capture_output=True, text=True)
         self.assertEqual((done.stdout, done.stderr), ("200\n", ""))
+
+    def test_a_line_from_a_pipe_is_answered_while_the_pipe_stays_open(self):
+        with subprocess.Popen([sys.executable, RESULTS.parent / "inference.py", "--stdin"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                              text=True, bufsize=1) as process:
+            watch = threading.Timer(60, process.kill)  # so that a failure does not wait for ever
+            watch.start()
+            for problem, answer in [("507+159", "666"), ("seven", "error: 'seven' is no problem such as 507+159"), ("999+999", "1998")]:
+                process.stdin.write(problem + "\n")
+                self.assertEqual(process.stdout.readline(), answer + "\n")
+            watch.cancel()
+
+    @unittest.skipUnless(os.name == "posix", "signals of POSIX")
+    def test_an_interrupt_while_libraries_load_is_one_line(self):
+        for script in ("train.py", "inference.py", "__main__.py"):
+            with self.subTest(script), subprocess.Popen([sys.executable, "-X", "importtime", RESULTS.parent / script], stdout=subprocess.PIPE,
+                                                        stderr=subprocess.PIPE, text=True) as process:
+                imported = []
+                while not imported or "torch._C" not in imported[-1]:  # somewhere in the middle of importing torch
+                    imported.append(process.stderr.readline())
+                    self.assertTrue(imported[-1], "".join(imported))
+                process.send_signal(signal.SIGINT)
+                rest = "".join(line for line in process.stderr.readlines() if not line.startswith("import time:"))
+                self.assertEqual((rest, process.stdout.read()), ("error: interrupted\n", ""))
+                self.assertIn(process.wait(), (130, -signal.SIGINT))
 
     def test_closed_streams(self):
         for closed, arguments in [(">&-", "507+159"), ("2>&-", "507+159"), ("<&-", "--stdin")]:

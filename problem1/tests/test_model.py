@@ -99,6 +99,47 @@ class Parts(unittest.TestCase):
         self.assertEqual(list(defaults.values())[1:], [128, 4, 2, 2, 512, 0.1, 100])
 
 
+class Hooks(unittest.TestCase):
+    """Every attention is reached through `forward`, so that PyTorch's hooks fire."""
+
+    def hooked(self, model):
+        """Hook and pre-hook all attentions; returns the lists of what they will see: `(queries, weights)`, by attention."""
+        seen = {}
+        for name, module in model.named_modules():
+            if isinstance(module, MultiHeadAttention):
+                seen[name] = queries, weights = [], []
+                module.register_forward_pre_hook(lambda module, arguments, queries=queries: queries.append(arguments[0].shape))
+                module.register_forward_hook(lambda module, arguments, output, weights=weights: weights.append(output[1].shape))
+        self.assertEqual(len(seen), 6)
+        return seen
+
+    def test_in_a_full_pass(self):
+        model, (source, target) = small_model(), problems()
+        seen = self.hooked(model)
+        model(source, shift_right(target))
+        for name, (queries, weights) in seen.items():
+            T, S = (7 if "encoder" in name else 4), (4 if "decoder" in name and "self" in name else 7)
+            self.assertEqual((queries, weights), ([(3, T, 24)], [(3, 3, T, S)]), name)
+
+    def test_in_decoding_once_a_token(self):
+        model, (source, _) = small_model(), problems()
+        seen = self.hooked(model)
+        model.generate(source, 4)
+        for name, (queries, weights) in seen.items():
+            if "encoder" in name:
+                self.assertEqual(weights, [(3, 3, 7, 7)])
+            else:
+                self.assertEqual(queries, [(3, 1, 24)] * 4)
+                self.assertEqual(weights, [(3, 3, 1, 7 if "cross" in name else t + 1) for t in range(4)], name)
+
+    def test_a_hook_can_change_what_a_head_says_while_decoding(self):
+        model, (source, _) = small_model(), problems()
+        before = model.generate(source, 6)
+        for layer in model.decoder_layers:
+            layer.cross_attn.W_o.register_forward_pre_hook(lambda module, arguments: (100 * arguments[0].roll(1, dims=0),))
+        self.assertFalse(torch.equal(model.generate(source, 6), before))
+
+
 class WholeModel(unittest.TestCase):
     def test_a_later_target_token_leaves_earlier_logits_as_they_were(self):
         model, (source, target) = small_model(), problems()

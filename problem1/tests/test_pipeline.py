@@ -27,5 +27,12 @@ class Pipeline(TemporaryFolder):
         self.assertEqual(sorted(path.name for path in (problem / "results").glob("[!.]*")),
                          ["attention_patterns", "best_model.pth", "training_curves.png", "training_log.json"])
         self.assertIn("20 test problems", self.run_script(problem / "inference.py"))
+        before = {path: path.read_bytes() for path in (problem / "results").rglob("*") if path.is_file()}
+        output = self.run_script(problem, "--epochs", 1)
+        self.assertIn(f"a quick look, 1 of 22 epochs: weights and results go to {problem / 'runs' / 'quick_look'}", output)
+        self.assertIn("20 test problems", output)
+        self.assertTrue((problem / "runs" / "quick_look" / "best_model.pth").exists())
+        self.assertEqual({path: path.read_bytes() for path in (problem / "results").rglob("*") if path.is_file()}, before)
+        self.assertIn("finished already", self.run_script(problem, "--epochs", 1, "--resume"))
         self.assertEqual(json.loads((problem / "results" / "training_log.json").read_text())["num_digits"], 1)
         self.assertRegex(self.run_script(problem / "inference.py", "3+4"), r"^3 \+ 4 = ")

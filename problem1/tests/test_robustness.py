@@ -11,14 +11,15 @@ from unittest import mock
 
 import torch
 
-import files
+from support import files
 import generate_data
 import train
-from checkpoint import load_model, save_model
-from cli import UserError
-from files import locked, replacing
+from checkpoint import load_model
+from model import Seq2SeqTransformer
+from support.cli import UserError
+from support.files import locked, replacing
 from tests import fuzz
-from tests.helpers import RESULTS, TemporaryFolder, command
+from tests.helpers import RESULTS, TemporaryFolder, command, save_with
 from tests.test_training import SMALL
 
 HOLDER = "import fcntl, sys, time; file = open(sys.argv[1], 'ab'); fcntl.flock(file, fcntl.LOCK_EX); print('held', flush=True); time.sleep(60)"
@@ -38,7 +39,7 @@ class Disk(TemporaryFolder):
         for name, number in [("fsync", errno.ENOSPC), ("replace", errno.EROFS)]:
             with mock.patch.object(files.os, name, side_effect=OSError(number, os.strerror(number))):
                 self.assert_one_line(command(train.main, "--data-dir", self.folder / "data", "--output-dir", self.folder / "run", "--epochs", 2, *SMALL),
-                                     "best_model.pth", os.strerror(number))
+                                     ".pth", os.strerror(number))
             self.assertEqual(self.contents(), before)
         with mock.patch.object(files, "open", create=True, side_effect=PermissionError(errno.EACCES, "Permission denied", "run/.lock")):
             self.assert_one_line(command(train.main, "--data-dir", self.folder / "data", "--output-dir", self.folder / "run", "--epochs", 2, *SMALL),
@@ -99,8 +100,8 @@ class TwoRuns(TemporaryFolder):
 class Checkpoint(TemporaryFolder):
     def test_weights_larger_than_their_file_are_refused_before_they_are_made(self):
         model, _ = load_model(RESULTS / "best_model.pth")
-        weights = {name: torch.zeros(1).expand(value.shape) for name, value in model.state_dict().items()}
-        files.write_checkpoint(self.folder / "m.pth", {"config": vars(model.config), "about": {"num_digits": 3, "train_sha256": ""}, "state_dict": weights})
+        weights = {name: torch.zeros(1).expand(value.shape) for name, value in model.named_parameters()}
+        files.write_checkpoint(self.folder / "m.pth", weights | {"_extra_state": model.get_extra_state()})
         with self.assertRaisesRegex(UserError, "larger than the file"):
             load_model(self.folder / "m.pth")
 
@@ -111,8 +112,7 @@ class Checkpoint(TemporaryFolder):
         load.assert_not_called()
 
     def test_weights_are_put_on_the_device_asked_for(self):
-        model, about = load_model(RESULTS / "best_model.pth")
-        save_model(self.folder / "m.pth", model.config, model.state_dict(), about)
+        save_with(self.folder / "m.pth", Seq2SeqTransformer(13, 8, 1, 1, 1, 8))
         with mock.patch.object(files.torch, "load", wraps=torch.load) as load:
             load_model(self.folder / "m.pth", torch.device("cpu"))
         self.assertEqual(load.call_args.kwargs["map_location"], torch.device("cpu"))

@@ -12,8 +12,9 @@ import train
 import training
 from checkpoint import load_model
 from dataset import PAD_TOKEN
-from files import replacing
+from support.files import replacing
 from model import Seq2SeqTransformer
+from support.digests import weights_digest
 from tests.helpers import TemporaryFolder, command
 from training import TrainingConfig, learning_rate
 
@@ -73,7 +74,7 @@ class Train(TemporaryFolder):
         return command(train.main, "--data-dir", self.small_data(), "--output-dir", self.folder / name, "--epochs", epochs, *SMALL, *options)
 
     def weights(self, name):
-        return load_model(self.folder / name / "best_model.pth")[0].state_dict()
+        return dict(load_model(self.folder / name / "best_model.pth")[0].named_parameters())
 
     def log(self, name):
         return json.loads((self.folder / name / "training_log.json").read_text())
@@ -137,10 +138,9 @@ class Train(TemporaryFolder):
         self.assertEqual(self.log("whole")["test"], self.log("stopped")["test"])
 
     def test_what_cannot_be_resumed_is_said_in_one_line(self):
-        self.assert_one_line(self.train("none", "--resume"), "nothing to resume")
         self.interrupted("stopped", after=1)
-        self.assert_one_line(self.train("stopped", "--resume", "--lr", 0.5), "differs in training")
-        self.assert_one_line(self.train("stopped", "--resume", "--d-ff", 8), "differs in")
+        self.assert_one_line(self.train("stopped", "--resume", "--lr", 0.5), "interrupted run differs in lr 0.002, now 0.5:")
+        self.assert_one_line(self.train("stopped", "--resume", "--d-ff", 8), "differs in d_ff 16, now 8:")
         state = torch.load(self.folder / "stopped" / "resume.pth", weights_only=True)
         for value in ({}, {"log": 3}, state | {"model": {}}, state | {"optimizer": {}}, state | {"optimizer": 3}):
             torch.save(value, self.folder / "stopped" / "resume.pth")
@@ -150,9 +150,31 @@ class Train(TemporaryFolder):
         torch.save(state, self.folder / "stopped" / "resume.pth")
         (self.folder / "data" / "train.json").write_text((self.folder / "data" / "train.json").read_text() + " ")
         self.assert_one_line(command(train.main, "--data-dir", self.folder / "data", "--output-dir", self.folder / "stopped", "--epochs", 4,
-                                     *SMALL, "--resume"), "differs in data_sha256")
+                                     *SMALL, "--resume"), "differs in train ")
         (self.folder / "stopped" / "resume.pth").write_bytes((self.folder / "stopped" / "resume.pth").read_bytes()[:1000])
         self.assert_one_line(self.train("stopped", "--resume"), "damaged")
+
+    def test_a_run_interrupted_in_its_first_epoch_can_be_resumed(self):
+        self.train("whole")
+        self.interrupted("stopped", after=0)
+        self.assertEqual(self.train("stopped", "--resume")[0], 0)
+        self.assert_same_bits("whole", "stopped")
+
+    def test_resuming_what_is_finished_or_was_never_begun(self):
+        self.assertIn("best epoch", self.train("run", "--resume")[1])
+        before = {path: path.read_bytes() for path in (self.folder / "run").iterdir()}
+        status, output, errors = self.train("run", "--resume")
+        self.assertEqual((status, output, errors), (0, f"the run in {self.folder / 'run'} is finished already\n", ""))
+        self.assert_one_line(self.train("run", "--resume", "--seed", 5), "finished run that differs in seed 0, now 5:", "--output-dir")
+        self.assertEqual({path: path.read_bytes() for path in (self.folder / "run").iterdir()}, before)
+
+    def test_records_of_other_weights_are_named(self):
+        (self.folder / "run" / "head_analysis").mkdir(parents=True)
+        (self.folder / "run" / "head_analysis" / "carry.json").write_text('{"weights_sha256": "other"}')
+        (self.folder / "run" / "exhaustive.json").write_text('{"weights_sha256": "other"}')
+        output = self.train("run", epochs=1)[1]
+        self.assertRegex(output, r"of other weights now: exhaustive.json, head_analysis.carry.json; make them again with python analyze.py")
+        self.assertEqual(self.log("run")["weights_sha256"], weights_digest(self.weights("run")))
 
     def test_a_loss_that_is_not_finite_stops_training(self):
         with mock.patch.object(training, "focal_loss", return_value=(torch.tensor(float("nan")), None)):

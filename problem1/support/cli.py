@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-HERE = Path(__file__).resolve().parent
+HERE = Path(__file__).resolve().parent.parent
 DATA_DIR = HERE / "data"
 RESULTS_DIR = HERE / "results"
 

@@ -2,7 +2,6 @@
 
 import errno
 import glob
-import hashlib
 import io
 import json
 import os
@@ -11,7 +10,7 @@ from contextlib import contextmanager
 
 import torch
 
-from cli import UserError
+from support.cli import UserError
 
 try:
     import fcntl
@@ -69,11 +68,6 @@ def lock(file):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     else:
         msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-
-
-def sha256(path):
-    """Digest of a file, in hexadecimal."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def write_json(path, value):
