@@ -1,31 +1,32 @@
-"""Show where the attention heads look, measure what each is worth, and trace how they carry the carry.
+"""Show where the attention heads look, measure what each is worth, and trace how they pass on a carry.
 
 Writes pictures to results/attention_patterns/ and records with figures to results/head_analysis/.
 """
 
 import support.interrupt  # first: Ctrl-C while torch loads
+
 import time
 from functools import partial
 from pathlib import Path
 
 import torch
 
-from ablation import measure_pairs
-from carries import carry_pattern, cascade_length
-from checkpoint import load_model
-from support.cli import DATA_DIR, HERE, RESULTS_DIR, Parser, UserError, choose_device, run, whole_number
 from dataset import AdditionDataset, encode_problems, numbers_of
-from examination import Examination, stratify
+from generate_data import ensure_data
+from heads.ablation import measure_pairs
+from heads.examination import Examination, stratify
+from heads.figures import (plot_breakdown, plot_case, plot_head, plot_importance, plot_overview, plot_pruning,
+                           plot_rank_correlation, plot_route, plot_seeds, plot_sites)
+from heads.patterns import attention_weights, measure_patterns, source_labels, target_labels
+from heads.pruning import measure_subsets
+from heads.sites import KINDS, Site, kind_of
+from heads.study import check_pruned, choose_problems, study_ablation, study_carry, study_pruning
+from inference import parse_problem
+from learning.carries import carry_pattern, cascade_length
+from learning.checkpoint import load_model
+from support.cli import DATA_DIR, HERE, RESULTS_DIR, Parser, UserError, choose_device, run, whole_number
 from support.digests import KEY, file_digest, records_of_other_weights, weights_digest
 from support.files import locked, save_figure, write_json
-from generate_data import ensure_data
-from head_plots import (plot_breakdown, plot_case, plot_head, plot_importance, plot_overview, plot_pruning, plot_rank_correlation,
-                        plot_route, plot_seeds, plot_sites)
-from head_study import check_pruned, choose_problems, study_ablation, study_carry, study_pruning
-from heads import KINDS, Site, kind_of
-from inference import parse_problem
-from patterns import attention_weights, measure_patterns, source_labels, target_labels
-from pruning import measure_subsets
 
 MOST_CASES = 16
 LEAST_JUDGED = 0.5  # exact match below which nothing is said of the heads
@@ -35,13 +36,17 @@ def make_parser():
     parser = Parser(description=__doc__)
     parser.add_argument("--problem", default=None, help="draw all heads on this problem alone, such as 374+814")
     parser.add_argument("--seeds", type=whole_number(0), nargs="+", default=None,
-                        help="repeat the study on the models of these training seeds, which python seeds.py leaves in runs/, and compare them")
-    parser.add_argument("--model-path", type=Path, default=None, help="the trained model (default: best_model.pth in --results-dir)")
+                        help="repeat the study on the models of these training seeds, which python seeds.py leaves in "
+                             "runs/, and compare them")
+    parser.add_argument("--model-path", type=Path, default=None,
+                        help="the trained model (default: best_model.pth in --results-dir)")
     parser.add_argument("--data-dir", type=Path, default=DATA_DIR, help="folder of the problems; made if empty")
     parser.add_argument("--results-dir", type=Path, default=RESULTS_DIR, help="folder of the trained model")
-    parser.add_argument("--output-dir", type=Path, default=None, help="folder for pictures and records (default: --results-dir)")
+    parser.add_argument("--output-dir", type=Path, default=None,
+                        help="folder for pictures and records (default: --results-dir)")
     parser.add_argument("--batch-size", type=whole_number(1), default=512, help="problems in one pass")
-    parser.add_argument("--num-samples", type=whole_number(1), default=None, help="the most problems of each set to use (default: all)")
+    parser.add_argument("--num-samples", type=whole_number(1), default=None,
+                        help="the most problems of each set to use (default: all)")
     parser.add_argument("--device", default=None, help="cpu, cuda or mps; by default the best one present")
     return parser
 
@@ -51,19 +56,25 @@ def describe(a, b, num_digits):
     a, b = torch.tensor([a]), torch.tensor([b])
     pattern, cascade = int(carry_pattern(a, b, num_digits)), int(cascade_length(a, b, num_digits))
     carrying = [f"a{10 ** k}" for k in range(num_digits) if pattern >> k & 1]
-    text = "no carry" if not carrying else f"carry out of the column{'s' if len(carrying) > 1 else ''} of {', '.join(reversed(carrying))}"
-    return text + (f", handed on through {cascade} sum{'s' if cascade > 1 else ''} of 9" if cascade else "")
+    if not carrying:
+        return "no carry"
+    columns = f"column{'s' if len(carrying) > 1 else ''} of {', '.join(reversed(carrying))}"
+    onwards = f", handed on through {cascade} sum{'s' if cascade > 1 else ''} of 9" if cascade else ""
+    return f"carry out of the {columns}{onwards}"
 
 
 def make_case(model, a, b, num_digits):
-    """The record of one problem for `plot_case`: what the model answers, and every head's attention with the real digits as labels."""
+    """The record of one problem for `plot_case`: what the model answers, and every head's attention with the real
+    digits as labels."""
     source, target = encode_problems(torch.tensor([a]), torch.tensor([b]), num_digits)
     device = next(model.parameters()).device
     answer = model.generate(source.to(device), num_digits + 1).cpu()
     digits = [str(token) if token < 10 else "?" for token in answer[0].tolist()]
     tokens = [*str(a), "+", *str(b)]
-    labels = {"encoder.self": (tokens, tokens), "decoder.self": (digits, ["^", *digits[:-1]]), "decoder.cross": (digits, tokens)}
-    maps = [{"head": Site(block, head).name(), "weights": weights[0, head].tolist(), "queries": labels[kind_of(Site(block))][0],
+    labels = {"encoder.self": (tokens, tokens), "decoder.self": (digits, ["^", *digits[:-1]]),
+              "decoder.cross": (digits, tokens)}
+    maps = [{"head": Site(block, head).name(), "weights": weights[0, head].tolist(),
+             "queries": labels[kind_of(Site(block))][0],
              "keys": labels[kind_of(Site(block))][1]}
             for block, weights in attention_weights(model, source, answer).items() for head in range(weights.size(1))]
     shown = "".join(digits)
@@ -83,7 +94,8 @@ def draw_patterns(model, test_set, num_digits, batch_size, folder):
     for record in records:
         save_figure(folder / f"{record['head']}.png", plot_head(record))
     for kind in KINDS:
-        save_figure(folder / f"overview_{kind}.png", plot_overview([record for record in records if record["kind"] == kind]))
+        save_figure(folder / f"overview_{kind}.png",
+                    plot_overview([record for record in records if record["kind"] == kind]))
     a, b = numbers_of(test_set[0], num_digits)
     chosen = stratify(a, b, num_digits, MOST_CASES)
     pairs = list(zip(a[chosen].tolist(), b[chosen].tolist()))
@@ -96,25 +108,30 @@ def compare_seeds(seeds, args, device):
     folder = (args.output_dir or args.results_dir) / "head_analysis"
     records = []
     for seed in seeds:
-        model, about = load_model(HERE / "runs" / f"seed_{seed}" / "best_model.pth", device, remedy=f"python seeds.py --seeds {seed}")
+        model, about = load_model(HERE / "runs" / f"seed_{seed}" / "best_model.pth", device,
+                                  remedy=f"python seeds.py --seeds {seed}")
         sets = load_sets(args, about)
         num_digits = about["num_digits"]
-        test, scored, stratified = (Examination(model, *problems, args.batch_size) for problems in (sets.test, sets.scored, sets.stratified))
+        test, scored, stratified = (Examination(model, *problems, args.batch_size)
+                                    for problems in (sets.test, sets.scored, sets.stratified))
         ablation, importance = study_ablation(test, stratified, num_digits)
         pruning = study_pruning(scored, stratified, importance, random_draws=0)
         carry = study_carry(model, sets, num_digits, args.batch_size, args.num_samples)
-        records.append({"seed": seed, KEY: weights_digest(model.state_dict()), "baseline": ablation["baseline"], "verdicts": ablation["verdicts"],
-                        "prunable_alone": ablation["prunable_alone"], "rank_correlation": importance["rank_correlation"],
+        records.append({"seed": seed, KEY: weights_digest(model.state_dict()), "baseline": ablation["baseline"],
+                        "verdicts": ablation["verdicts"],
+                        "prunable_alone": ablation["prunable_alone"],
+                        "rank_correlation": importance["rank_correlation"],
                         "orders": pruning["orders"], "sets": carry["sets"]})
         write_json(folder / "seeds.json", records)
-        print(f"seed {seed}: {count(ablation['verdicts'])}; greedy removal of {pruning['orders'][0]['prunable_1_point']} heads costs "
-              "less than a point", flush=True)
+        print(f"seed {seed}: {count(ablation['verdicts'])}; greedy removal of "
+              f"{pruning['orders'][0]['prunable_1_point']} heads costs less than a point", flush=True)
     save_figure(folder / "seeds.png", plot_seeds(records))
 
 
 def count(verdicts):
     """`5 critical, 9 redundant, 10 depends on the method`."""
-    return ", ".join(f"{sum(value == name for value in verdicts.values())} {name}" for name in ("critical", "redundant", "depends on the method"))
+    return ", ".join(f"{sum(value == name for value in verdicts.values())} {name}"
+                     for name in ("critical", "redundant", "depends on the method"))
 
 
 def load_sets(args, about):
@@ -126,8 +143,8 @@ def load_sets(args, about):
     ensure_data(args.data_dir, about["num_digits"])
     train, test = (AdditionDataset(args.data_dir / f"{split}.json") for split in ("train", "test"))
     if file_digest(args.data_dir / "train.json") != about["train_sha256"]:
-        raise UserError(f"{args.data_dir} does not hold the training problems of the model, without which seen and unseen problems cannot "
-                        "be told apart: name the folder that does with --data-dir")
+        raise UserError(f"{args.data_dir} does not hold the training problems of the model, without which seen and "
+                        "unseen problems cannot be told apart: name the folder that does with --data-dir")
     return choose_problems(train, test, about["num_digits"], args.num_samples)
 
 
@@ -162,11 +179,12 @@ def analyze(args, device):
     save("patterns", {"heads": patterns})
     done(f"attention maps in {pictures}")
 
-    test, scored, stratified = (Examination(model, *problems, args.batch_size) for problems in (sets.test, sets.scored, sets.stratified))
+    test, scored, stratified = (Examination(model, *problems, args.batch_size)
+                                for problems in (sets.test, sets.scored, sets.stratified))
     exact_match = test.clean.matches.float().mean().item()
     if exact_match < LEAST_JUDGED:
-        print(f"the model answers {exact_match:.2%} of the test problems right: the heads of one that does not add are not judged; "
-              "train it for longer", flush=True)
+        print(f"the model answers {exact_match:.2%} of the test problems right: the heads of one that does not add are "
+              "not judged; train it for longer", flush=True)
         return say_what_is_stale(output_dir, digest)
 
     ablation, importance = study_ablation(test, stratified, num_digits)
@@ -174,37 +192,43 @@ def analyze(args, device):
     save("importance", importance)
     on_test = [record for record in ablation["records"] if record["set"] == "test"]
     on_stratified = [record for record in ablation["records"] if record["set"] == "stratified"]
-    draw("head_importance", plot_importance(on_test, importance["importance"]["gradient"], ablation["baseline"]["test"]))
+    draw("head_importance", plot_importance(on_test, importance["importance"]["gradient"],
+                                            ablation["baseline"]["test"]))
     draw("ablation_breakdown", plot_breakdown(on_stratified))
     draw("rank_correlation", plot_rank_correlation(importance["rank_correlation"]))
     done(f"ablation: {count(ablation['verdicts'])}")
 
     pruning = study_pruning(scored, stratified, importance)
-    pruning["subsets"] = measure_subsets(stratified, scored, save=lambda subsets: save("pruning", pruning | {"subsets": subsets}))
+    pruning["subsets"] = measure_subsets(stratified, scored,
+                                         save=lambda subsets: save("pruning", pruning | {"subsets": subsets}))
     draw("pruning", plot_pruning(pruning["orders"], pruning["subsets"]))
-    done(f"pruning: greedy removal of {pruning['orders'][0]['prunable_1_point']} of {pruning['heads']} heads costs less than a point")
+    done(f"pruning: greedy removal of {pruning['orders'][0]['prunable_1_point']} of {pruning['heads']} heads costs "
+         "less than a point")
 
     pairs = measure_pairs(stratified)
     save("pairs", {"pairs": pairs})
-    done(f"pairs of heads: {sum(record['excess']['interval'][0] > 0 for record in pairs)} cost more together than apart")
+    done(f"pairs of heads: {sum(record['excess']['interval'][0] > 0 for record in pairs)} cost more together than "
+         "apart")
 
     carry = study_carry(model, sets, num_digits, args.batch_size, args.num_samples, save=partial(save, "carry"))
     save("carry", carry)
     if carry["sites"]:
         draw("carry_sites", plot_sites(
-            carry["sites"], ["carry", "same carry"], "Outputs of one site injected from another problem: exactly the digits that the other "
-            "carry implies (above), any change in the control (below)"))
+            carry["sites"], ["carry", "same carry"], "Outputs of one site injected from another problem: exactly the "
+            "digits that the other carry implies (above), any change in the control (below)"))
         draw("carry_route", plot_route(
             [record for record in carry["sets"] if record["heads_only"] and record["searched_on"][0] == "carry"],
-            {record["head"]: record["mean_weights"] for record in patterns}, source_labels(num_digits), target_labels(num_digits)))
+            {record["head"]: record["mean_weights"] for record in patterns}, source_labels(num_digits),
+            target_labels(num_digits)))
     for record in carry["sets"]:
         done(f"carry into column {record['column']}: {' '.join(record['sites'])}: "
              + ", ".join(f"{name} {score['exact']:.0%}" for name, score in record["conditions"].items()))
 
     pruning["pruned_model"] = check_pruned(model, pruning, num_digits, sets.training)
     save("pruning", pruning)
-    if pruning["pruned_model"]:
-        done(f"the pruned model answers {pruning['pruned_model']['exact_match']:.2%} of all {pruning['pruned_model']['pairs']:,} pairs")
+    pruned = pruning["pruned_model"]
+    if pruned:
+        done(f"the pruned model answers {1 - pruned['errors'] / pruned['pairs']:.2%} of all {pruned['pairs']:,} pairs")
     say_what_is_stale(output_dir, digest)
 
 

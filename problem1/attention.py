@@ -40,7 +40,8 @@ def create_causal_mask(seq_len, device=None):
 class MultiHeadAttention(nn.Module):
     """H attentions side by side, each on its own D = d_model / H dimensions (section 3.2.2 of the paper).
 
-    What enters `W_o` are the heads' outputs side by side, `[B, T, d_model]`: a hook there can watch and change each head.
+    What enters `W_o` are the heads' outputs side by side, `[B, T, d_model]`: a hook there can watch and change each
+    head.
 
     Raises:
         ValueError: if `d_model` is not a positive multiple of `num_heads`.
@@ -90,8 +91,8 @@ class MultiHeadAttention(nn.Module):
 class KeyValueCache:
     """Keys and values `[B, H, S, D]` of one attention, kept from one step of decoding to the next.
 
-    Self-attention adds those of each new position to the ones before. With `constant`, as cross-attention needs it, those
-    of the first step serve all later ones, and keys and values given then are not looked at.
+    Self-attention adds those of each new position to the ones before. With `constant`, as cross-attention needs it,
+    those of the first step serve all later ones, and keys and values given then are not looked at.
     """
 
     def __init__(self, constant=False):

@@ -40,7 +40,8 @@ def digits_of(numbers, count):
 def encode_problems(a, b, num_digits):
     """Source tokens `[N, 2n + 1]` and target tokens `[N, n + 1]` of the sums of `a [N]` and `b [N]`."""
     plus = torch.full((len(a), 1), PLUS_TOKEN, device=a.device)
-    return torch.cat([digits_of(a, num_digits), plus, digits_of(b, num_digits)], dim=1), digits_of(a + b, num_digits + 1)
+    source = torch.cat([digits_of(a, num_digits), plus, digits_of(b, num_digits)], dim=1)
+    return source, digits_of(a + b, num_digits + 1)
 
 
 def numbers_of(source, num_digits):
@@ -50,7 +51,7 @@ def numbers_of(source, num_digits):
 
 
 def shift_right(target):
-    """Decoder input for teacher forcing: the target `[B, T]` behind a start token, without its last token."""
+    """Decoder input for teacher forcing: the target `[B, T]` after a start token, without its last token."""
     return torch.cat([torch.full_like(target[:, :1], START_TOKEN), target[:, :-1]], dim=1)
 
 
@@ -64,7 +65,8 @@ def read_problems(path):
     """Source tokens `[N, 2n + 1]` and target tokens `[N, n + 1]` of a data file.
 
     Raises:
-        UserError: if the file is missing, damaged, or not a list of problems of one size; names the first that is wrong.
+        UserError: if the file is missing, damaged, or not a list of problems of one size; names the first that is
+            wrong.
     """
     problems = read_json(path, REMEDY)
     if not isinstance(problems, list) or not problems:
@@ -92,7 +94,8 @@ def _fault(problem, width):
     if width is not None and len(source) != width:
         return f"{n}-digit numbers, where the problems before it have {width // 2}"
     digits = source[:n] + source[n + 1:] + target
-    if type(source[n]) is not int or source[n] != PLUS_TOKEN or not all(type(digit) is int and 0 <= digit <= 9 for digit in digits):
+    if (type(source[n]) is not int or source[n] != PLUS_TOKEN
+            or not all(type(digit) is int and 0 <= digit <= 9 for digit in digits)):
         return f"tokens must be digits, with {PLUS_TOKEN} ('+') in the middle of the input"
     a, b, total = (int("".join(map(str, tokens))) for tokens in (source[:n], source[n + 1:], target))
     low, high = number_range(n)

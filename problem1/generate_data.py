@@ -1,13 +1,14 @@
 """Generate the addition problems: train.json, val.json and test.json, no problem in two of them."""
 
 import support.interrupt  # first: Ctrl-C while torch loads
+
 import json
 import random
 from contextlib import ExitStack
 from pathlib import Path
 
-from support.cli import DATA_DIR, Parser, UserError, run, whole_number
 from dataset import MAX_DIGITS, PLUS_TOKEN, SPLITS, number_range
+from support.cli import DATA_DIR, Parser, UserError, run, whole_number
 from support.files import locked, replacing
 
 
@@ -45,8 +46,8 @@ def generate(output_dir=DATA_DIR, num_digits=3, seed=641, train_size=10_000, val
     possible = (high - low + 1) ** 2
     if sum(sizes) > possible:
         raise UserError(f"there are only {possible:,} different problems of {num_digits} digit(s) ({low} to {high}), "
-                        f"not {sum(sizes):,}: give python generate_data.py --train-size, --val-size and --test-size that add up to "
-                        "at most that")
+                        f"not {sum(sizes):,}: give python generate_data.py --train-size, --val-size and --test-size "
+                        "that add up to at most that")
     seen = set()
     splits = [draw_pairs(size, num_digits, seed + k, seen) for k, size in enumerate(sizes)]
     with locked(Path(output_dir)), ExitStack() as stack:
@@ -64,7 +65,8 @@ def ensure_data(data_dir, num_digits=3):
 
 def main(arguments=None):
     parser = Parser(description=__doc__)
-    parser.add_argument("--num-digits", type=int, default=3, choices=range(1, MAX_DIGITS + 1), help="digits of each number")
+    parser.add_argument("--num-digits", type=int, default=3, choices=range(1, MAX_DIGITS + 1),
+                        help="digits of each number")
     parser.add_argument("--seed", type=whole_number(0), default=641, help="seed of the training problems")
     parser.add_argument("--train-size", type=whole_number(1), default=10_000, help="number of training problems")
     parser.add_argument("--val-size", type=whole_number(1), default=2_000, help="number of validation problems")

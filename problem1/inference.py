@@ -4,6 +4,7 @@ With no arguments: a few worked problems and the accuracy on the test problems.
 """
 
 import support.interrupt  # first: Ctrl-C while torch loads
+
 import re
 import sys
 from dataclasses import asdict
@@ -12,15 +13,15 @@ from pathlib import Path
 
 import torch
 
-from checkpoint import load_model
-from support.cli import DATA_DIR, RESULTS_DIR, Parser, UserError, choose_device, run
 from dataset import AdditionDataset, create_dataloaders, number_range
-from evaluation import evaluate
-from exhaustive import check_all_pairs, predict
+from generate_data import ensure_data
+from learning.checkpoint import load_model
+from learning.evaluation import evaluate
+from learning.exhaustive import check_all_pairs, predict
+from support.cli import DATA_DIR, RESULTS_DIR, Parser, UserError, choose_device, run
 from support.digests import KEY, file_digest, weights_digest
 from support.files import locked, write_json
 from support.lines import answer_lines
-from generate_data import ensure_data
 
 PROBLEM = re.compile(r"([0-9]+)\s*\+\s*([0-9]+)(?:\s*=)?")
 BETWEEN_PROBLEMS = re.compile(r"(?<=[0-9=])\s+(?=[0-9])")
@@ -42,7 +43,8 @@ def parse_problem(text, num_digits):
     low, high = number_range(num_digits)
     for number in match.groups():
         if len(number) != num_digits or not low <= int(number) <= high:
-            raise ValueError(f"{number[:30]} is not from {low} to {high}, the numbers that the model was trained to add")
+            raise ValueError(f"{number[:30]} is not from {low} to {high}, the numbers that the model was trained to "
+                             "add")
     return int(match[1]), int(match[2])
 
 
@@ -80,7 +82,8 @@ def main(arguments=None):
     parser = Parser(description=__doc__)
     parser.add_argument("problems", nargs="*", metavar="PROBLEM", help="such as 507+159 or 999 + 999")
     parser.add_argument("--stdin", action="store_true",
-                        help="read a problem a line, write the bare sum (or 'error: ...') a line; exit status 1 after any error")
+                        help="read a problem a line, write the bare sum (or 'error: ...') a line; exit status 1 after "
+                             "any error")
     parser.add_argument("--exhaustive", action="store_true",
                         help="answer every pair of numbers and write exhaustive.json beside the model")
     parser.add_argument("--model-path", type=Path, default=RESULTS_DIR / "best_model.pth", help="the trained model")
@@ -106,26 +109,29 @@ def main(arguments=None):
     ensure_data(args.data_dir, num_digits)
     *_, test_loader = create_dataloaders(args.data_dir, 500)
     if test_loader.dataset.num_digits != num_digits:
-        raise UserError(f"{args.data_dir} holds {test_loader.dataset.num_digits}-digit problems, but {args.model_path} adds "
-                        f"{num_digits}-digit numbers: name the folder of its data with --data-dir")
+        raise UserError(f"{args.data_dir} holds {test_loader.dataset.num_digits}-digit problems, but {args.model_path} "
+                        f"adds {num_digits}-digit numbers: name the folder of its data with --data-dir")
     foreign = file_digest(args.data_dir / "train.json") != about["train_sha256"]
     if args.exhaustive:
         if foreign:
-            raise UserError(f"{args.data_dir} does not hold the training problems of {args.model_path}, without which seen and unseen "
-                            "pairs cannot be told apart: name the folder that does with --data-dir")
+            raise UserError(f"{args.data_dir} does not hold the training problems of {args.model_path}, without which "
+                            "seen and unseen pairs cannot be told apart: name the folder that does with --data-dir")
         path = args.model_path.parent / "exhaustive.json"
         with locked(path.parent):
             record = check_all_pairs(model, num_digits, AdditionDataset(args.data_dir / "train.json").inputs)
-            write_json(path, {KEY: weights_digest(model.state_dict()), "model": asdict(model.config), **about, **record})
-        print(f"{record['errors']:,} errors in all {record['pairs']:,} pairs, {record['unseen']['errors']:,} of them in the "
-              f"{record['unseen']['pairs']:,} never seen in training; details in {path}")
+            write_json(path, {KEY: weights_digest(model.state_dict()), "model": asdict(model.config), **about,
+                              **record})
+        print(f"{record['errors']:,} errors in all {record['pairs']:,} pairs, {record['unseen']['errors']:,} of them "
+              f"in the {record['unseen']['pairs']:,} never seen in training; details in {path}")
     else:
-        show(model, SHOWN if num_digits == 3 else [number_range(num_digits), number_range(num_digits)[::-1]], num_digits)
+        show(model, SHOWN if num_digits == 3 else [number_range(num_digits), number_range(num_digits)[::-1]],
+             num_digits)
         result = evaluate(model, test_loader)
         low, high = result["exact_match_interval"]
         print(f"exact match on the {result['n']:,} test problems, free-running: {result['exact_match']:.2%} "
               f"(95% interval {low:.2%} to {high:.2%})"
-              + (" - but the model was trained on other data, so some of these may have been seen in training" if foreign else ""))
+              + (" - but the model was trained on other data, so some of these may have been seen in training"
+                 if foreign else ""))
 
 
 if __name__ == "__main__":

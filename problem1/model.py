@@ -119,7 +119,8 @@ class DecoderLayer(nn.Module):
 
 
 class DecoderCache:
-    """What one decoder layer keeps while decoding: `own`, of the positions decoded so far, and `memory`, of the encoder's output."""
+    """What one decoder layer keeps while decoding: `own`, of the positions decoded so far, and `memory`, of the
+    encoder's output."""
 
     def __init__(self):
         self.own, self.memory = KeyValueCache(), KeyValueCache(constant=True)
@@ -171,7 +172,8 @@ class Seq2SeqTransformer(nn.Module):
         return {"config": asdict(self.config), "about": self.about}
 
     def set_extra_state(self, state):
-        """Take over what training noted of the weights that are loaded; the arguments are those the model was built with."""
+        """Take over what training noted of the weights that are loaded; the arguments are those the model was built
+        with."""
         self.about = dict(state["about"])
 
     def embed(self, tokens, first_position=0):
@@ -190,7 +192,7 @@ class Seq2SeqTransformer(nn.Module):
         """Decoder hidden states.
 
         Args:
-            tgt: decoder input `[B, T]`, the target behind a start token.
+            tgt: decoder input `[B, T]`, the target after a start token.
             encoder_output: `[B, S, d_model]`.
             src_mask, tgt_mask: as for the class.
             caches: None, or one `DecoderCache` a layer; then `tgt` is the single token that follows the cached ones.

@@ -1,6 +1,7 @@
 """Train the addition transformer; the model of the best validation epoch is left in results/best_model.pth."""
 
 import support.interrupt  # first: Ctrl-C while torch loads
+
 import platform
 import time
 from dataclasses import asdict
@@ -10,16 +11,17 @@ import matplotlib
 import numpy
 import torch
 
-from checkpoint import load_model
-from support.cli import DATA_DIR, RESULTS_DIR, Parser, UserError, choose_device, number_from_zero, positive_number, run, share, whole_number
 from dataset import SPLITS, create_dataloaders, get_vocab_size
-from evaluation import evaluate
+from generate_data import ensure_data
+from learning.checkpoint import load_model
+from learning.evaluation import evaluate
+from learning.figures import plot_training_curves
+from learning.loop import TrainingConfig, fit, is_finished
+from model import Seq2SeqTransformer
+from support.cli import (DATA_DIR, RESULTS_DIR, Parser, UserError, choose_device, number_from_zero, positive_number,
+                         run, share, whole_number)
 from support.digests import KEY, file_digest, records_of_other_weights, weights_digest
 from support.files import locked, save_figure, write_json
-from generate_data import ensure_data
-from model import Seq2SeqTransformer
-from plots import plot_training_curves
-from training import TrainingConfig, fit, is_finished
 
 EVALUATION_BATCH = 500
 MOST_PARAMETERS = 10 ** 9
@@ -34,20 +36,27 @@ def environment(device):
 def make_parser():
     default = TrainingConfig()
     parser = Parser(description=__doc__)
-    parser.add_argument("--data-dir", type=Path, default=DATA_DIR, help="folder of train.json, val.json, test.json; made if empty")
+    parser.add_argument("--data-dir", type=Path, default=DATA_DIR,
+                        help="folder of train.json, val.json, test.json; made if empty")
     parser.add_argument("--output-dir", type=Path, default=RESULTS_DIR, help="folder for weights, log and curves")
-    parser.add_argument("--epochs", type=whole_number(1), default=default.epochs, help="passes over the training problems")
+    parser.add_argument("--epochs", type=whole_number(1), default=default.epochs,
+                        help="passes over the training problems")
     parser.add_argument("--batch-size", type=whole_number(1), default=default.batch_size, help="problems a step")
     parser.add_argument("--lr", type=positive_number, default=default.lr, help="highest learning rate, after warm-up")
     parser.add_argument("--d-model", type=whole_number(1, 100_000), default=128, help="width of the model")
     parser.add_argument("--num-heads", type=whole_number(1), default=4, help="attention heads a layer")
-    parser.add_argument("--num-layers", type=whole_number(1, 1_000), default=2, help="encoder layers, and as many decoder layers")
-    parser.add_argument("--d-ff", type=whole_number(1, 100_000), default=512, help="inner width of the feed-forward layers")
+    parser.add_argument("--num-layers", type=whole_number(1, 1_000), default=2,
+                        help="encoder layers, and as many decoder layers")
+    parser.add_argument("--d-ff", type=whole_number(1, 100_000), default=512,
+                        help="inner width of the feed-forward layers")
     parser.add_argument("--dropout", type=share, default=0.0, help="dropout probability")
-    parser.add_argument("--focus", type=number_from_zero, default=default.focus, help="exponent of the focal loss; 0 is plain cross-entropy")
-    parser.add_argument("--seed", type=whole_number(0), default=default.seed, help="seed of initialisation, order and dropout")
+    parser.add_argument("--focus", type=number_from_zero, default=default.focus,
+                        help="exponent of the focal loss; 0 is plain cross-entropy")
+    parser.add_argument("--seed", type=whole_number(0), default=default.seed,
+                        help="seed of initialisation, order and dropout")
     parser.add_argument("--device", default=None, help="cpu, cuda or mps; by default the best one present")
-    parser.add_argument("--resume", action="store_true", help="continue an interrupted run, with the same options, if there is one")
+    parser.add_argument("--resume", action="store_true", help="continue an interrupted run, with the same options, if "
+                        "there is one")
     return parser
 
 
@@ -74,7 +83,8 @@ def main(arguments=None):
     args = make_parser().parse_args(arguments)
     device = choose_device(args.device)
     ensure_data(args.data_dir)
-    config = TrainingConfig(epochs=args.epochs, batch_size=args.batch_size, lr=args.lr, seed=args.seed, focus=args.focus)
+    config = TrainingConfig(epochs=args.epochs, batch_size=args.batch_size, lr=args.lr, seed=args.seed,
+                            focus=args.focus)
     train_loader, *_ = create_dataloaders(args.data_dir, args.batch_size)
     _, val_loader, test_loader = create_dataloaders(args.data_dir, EVALUATION_BATCH)
 
@@ -105,8 +115,8 @@ def main(arguments=None):
           f"weights in {args.output_dir / 'best_model.pth'}")
     stale = records_of_other_weights(args.output_dir, log[KEY])
     if stale:
-        print(f"of other weights now: {', '.join(str(path.relative_to(args.output_dir)) for path in stale)}; make them again with "
-              "python analyze.py and python inference.py --exhaustive")
+        print(f"of other weights now: {', '.join(str(path.relative_to(args.output_dir)) for path in stale)}; make them "
+              "again with python analyze.py and python inference.py --exhaustive")
 
 
 if __name__ == "__main__":

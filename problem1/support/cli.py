@@ -125,4 +125,5 @@ class Progress:
             self.shown = now
             left = (now - self.start) * (self.total - done) / done
             line = f"{self.what}: {done:,} of {self.total:,}, {left:.0f} s left"
-            print(f"\r\033[K{line}" if self.terminal else line, end="" if self.terminal else "\n", file=sys.stderr, flush=True)
+            print(f"\r\033[K{line}" if self.terminal else line, end="" if self.terminal else "\n", file=sys.stderr,
+                  flush=True)

@@ -1,4 +1,5 @@
-"""Digests (SHA-256, in hexadecimal) of files and of weights: what a record was made from, and whether that is still there."""
+"""Digests (SHA-256, in hexadecimal) of files and of weights: what a record was made from, and whether that is still
+there."""
 
 import hashlib
 import json

@@ -53,8 +53,10 @@ def answer_lines(stream, output, longest, at_once, answer):
         for start in range(0, len(lines), at_once):
             batch = lines[start:start + at_once]
             answers = iter(answer([line for line in batch if line is not None]))
-            results = [ValueError(f"a line of more than {longest:,} characters") if line is None else next(answers) for line in batch]
-            output.writelines(f"error: {result}\n" if isinstance(result, ValueError) else f"{result}\n" for result in results)
+            results = [ValueError(f"a line of more than {longest:,} characters") if line is None else next(answers)
+                       for line in batch]
+            output.writelines(f"error: {result}\n" if isinstance(result, ValueError) else f"{result}\n"
+                              for result in results)
             output.flush()
             all_good = all_good and not any(isinstance(result, ValueError) for result in results)
     return all_good

@@ -2,9 +2,9 @@
 
     python problem1/tests/fuzz.py --cases 2000 --seed 0
 
-Every case is drawn from the seed and its number, and run in this process. It fails if it ends in a traceback, takes more
-than LIMIT seconds of processor time, prints what it should not, ends in a wrong exit status, or runs code from a file.
-Writes results/robustness.json.
+Every case is drawn from the seed and its number, and run in this process. It fails if it ends in a traceback, takes
+more than LIMIT seconds of processor time, prints what it should not, ends in a wrong exit status, or runs code from a
+file. Writes results/robustness.json.
 """
 
 import copy
@@ -36,9 +36,11 @@ from tests.helpers import command, record_robustness, save_with  # noqa: E402
 
 LIMIT = 20
 DIGITS = 2
-ABSURD = [None, True, False, 0, 1, -1, 2, 10 ** 9, 10 ** 30, -10 ** 30, 0.5, 2.0, float("nan"), float("inf"), "", "x", "3", "\x00\x1b[2J", "é" * 50,
+ABSURD = [None, True, False, 0, 1, -1, 2, 10 ** 9, 10 ** 30, -10 ** 30, 0.5, 2.0, float("nan"), float("inf"), "", "x",
+          "3", "\x00\x1b[2J", "é" * 50,
           "\udc80", "a\nb", [], {}, [[]], [0], {"x": 1}, [[[[1]]]], [1, 10, 2]]
-NUMBERS = ["0", "1", "2", "3", "8", "-1", "-0", "+2", "1.5", "1e3", "1e-3", "1e30", "nan", "inf", "-inf", "", " ", "x", "٣", "0x10", "1_0", "99999999999",
+NUMBERS = ["0", "1", "2", "3", "8", "-1", "-0", "+2", "1.5", "1e3", "1e-3", "1e30", "nan", "inf", "-inf", "", " ", "x",
+           "٣", "0x10", "1_0", "99999999999",
            "9" * 5000, "--", "-", "\udcff"]
 TINY = ("--epochs", "1", "--d-model", "4", "--num-heads", "1", "--num-layers", "1", "--d-ff", "4", "--device", "cpu")
 SIZES = ("--d-model", "--num-heads", "--num-layers", "--d-ff")
@@ -55,7 +57,8 @@ def mutated_bytes(content, generator):
         start = generator.randrange(len(content) + 1)
         end = min(len(content), start + generator.choice([1, 1, 2, 8, 100, len(content)]))
         content[start:end] = generator.choice([
-            b"", generator.randbytes(end - start), generator.randbytes(generator.randint(1, 9)), content[start:end] * 2, bytes(end - start)])
+            b"", generator.randbytes(end - start), generator.randbytes(generator.randint(1, 9)), content[start:end] * 2,
+            bytes(end - start)])
     return bytes(content)
 
 
@@ -80,11 +83,13 @@ def mutated_tree(tree, generator, values):
 
 
 class Fuzz:
-    """The cases of each kind, in a folder of their own. `kinds` is `{name: method}`; a method returns what is wrong, or None."""
+    """The cases of each kind, in a folder of their own. `kinds` is `{name: method}`; a method returns what is wrong, or
+    None."""
 
     def __init__(self, folder):
         self.folder, self.ran = folder, folder / "code_was_run"
-        self.kinds = {"lines": self.lines, "data": self.data, "checkpoints": self.checkpoints, "command_lines": self.command_lines}
+        self.kinds = {"lines": self.lines, "data": self.data, "checkpoints": self.checkpoints,
+                      "command_lines": self.command_lines}
         generate_data.generate(folder / "data", DIGITS, 641, 30, 10, 10)
         self.files = {path: path.read_bytes() for path in (folder / "data").glob("*.json")}
         self.problems = json.loads((folder / "data" / "train.json").read_text())
@@ -96,7 +101,8 @@ class Fuzz:
 
     def lines(self, generator):
         """Lines made of what problems are made of, and of anything else; each is answered in its place."""
-        pieces = ["1", "12", "34", "99", "+", "+", "=", " ", "\t", "-", "0", "1" * 2000, "٣", "\x00", "x", "\r", "\v", "\u2028", "12+34", "12 + 34 ="]
+        pieces = ["1", "12", "34", "99", "+", "+", "=", " ", "\t", "-", "0", "1" * 2000, "٣", "\x00", "x", "\r", "\v",
+                  "\u2028", "12+34", "12 + 34 ="]
         lines = []
         for _ in range(generator.randint(1, 5)):
             line = "".join(generator.choice(pieces) for _ in range(generator.randint(0, 5))).encode()
@@ -127,8 +133,10 @@ class Fuzz:
         if kind < 0.4:
             self.path.write_bytes(mutated_bytes(self.checkpoint, generator))
         elif kind < 0.9:
-            tensors = [torch.zeros(3), torch.zeros(8, 8, dtype=torch.cfloat), torch.zeros(1).expand(10 ** 5, 10 ** 5), torch.eye(8).to_sparse(),
-                       torch.full((8,), float("nan")), torch.zeros(8, dtype=torch.long), torch.zeros(0), torch.tensor(3.0), torch.zeros(8, 8).bool()]
+            tensors = [torch.zeros(3), torch.zeros(8, 8, dtype=torch.cfloat), torch.zeros(1).expand(10 ** 5, 10 ** 5),
+                       torch.eye(8).to_sparse(),
+                       torch.full((8,), float("nan")), torch.zeros(8, dtype=torch.long), torch.zeros(0),
+                       torch.tensor(3.0), torch.zeros(8, 8).bool()]
             torch.save(mutated_tree(self.saved, generator, ABSURD + tensors), self.path)
         else:
             self.write_code(generator)
@@ -140,8 +148,10 @@ class Fuzz:
 
         class Code:
             def __reduce__(self):
-                return generator.choice([(os.mkdir, (ran,)), (exec, (f"import os; os.mkdir({ran!r})",)), (os.system, (f"mkdir {ran!r}",))])
-        value = generator.choice([Code(), {"config": Code()}, self.saved | {"_extra_state": {"config": Code()}}, [Code()]])
+                return generator.choice([(os.mkdir, (ran,)), (exec, (f"import os; os.mkdir({ran!r})",)),
+                                         (os.system, (f"mkdir {ran!r}",))])
+        value = generator.choice([Code(), {"config": Code()}, self.saved | {"_extra_state": {"config": Code()}},
+                                  [Code()]])
         form = generator.randrange(4)
         if form == 0:
             self.path.write_bytes(pickle.dumps(value, protocol=generator.randint(0, 4)))
@@ -161,22 +171,29 @@ class Fuzz:
         devices = ["cpu", "cpu:0", "cpu:1", "cpu:-1", "cuda", "cuda:99", "mps", "meta", "", "abacus", "cpu:x"]
         small = [n for n in NUMBERS if n != "1e3"]
         main, base, options = generator.choice([
-            (generate_data.main, ["--num-digits", "1", "--train-size", "30", "--val-size", "9", "--test-size", "9", "--output-dir", "out"],
-             {"--num-digits": NUMBERS, "--seed": NUMBERS, "--train-size": small, "--val-size": small, "--test-size": small, "--output-dir": places}),
+            (generate_data.main, ["--num-digits", "1", "--train-size", "30", "--val-size", "9", "--test-size", "9",
+                                  "--output-dir", "out"],
+             {"--num-digits": NUMBERS, "--seed": NUMBERS, "--train-size": small, "--val-size": small,
+              "--test-size": small, "--output-dir": places}),
             (train.main, ["--data-dir", "data", "--output-dir", "out", *TINY],
-             {"--data-dir": ["data", "missing_data", "model.pth"], "--output-dir": places, "--epochs": small, "--batch-size": NUMBERS, "--lr": NUMBERS,
-              "--dropout": NUMBERS, "--seed": NUMBERS, "--device": devices, "--resume": None} | dict.fromkeys(SIZES, NUMBERS)),
+             {"--data-dir": ["data", "missing_data", "model.pth"], "--output-dir": places, "--epochs": small,
+              "--batch-size": NUMBERS, "--lr": NUMBERS,
+              "--dropout": NUMBERS, "--seed": NUMBERS, "--device": devices, "--resume": None}
+             | dict.fromkeys(SIZES, NUMBERS)),
             (inference.main, ["--model-path", "model.pth", "--data-dir", "data"],
-             {"--model-path": places, "--data-dir": ["data", "model.pth"], "--device": devices, "--stdin": None, "--exhaustive": None,
+             {"--model-path": places, "--data-dir": ["data", "model.pth"], "--device": devices, "--stdin": None,
+              "--exhaustive": None,
               "12+34": None, "7": None, "": None, "-3": None, "--": None, "99 + 10 =": None})])
         arguments = list(base)
         for _ in range(generator.randint(0, 4)):
-            option, values = generator.choice([*options.items(), ("--nonsense", None), ("--help", None), ("--d", NUMBERS)])
+            option, values = generator.choice([*options.items(), ("--nonsense", None), ("--help", None),
+                                               ("--d", NUMBERS)])
             arguments += [option] if values is None else [option, generator.choice(values)]
         self.path.write_bytes(self.checkpoint)
         for path, content in self.files.items():  # what a case before may have overwritten
             path.write_bytes(content)
-        with mock.patch.object(train, "save_figure"), mock.patch("generate_data.ensure_data"), mock.patch.object(train, "ensure_data"):
+        with mock.patch.object(train, "save_figure"), mock.patch("generate_data.ensure_data"), \
+                mock.patch.object(train, "ensure_data"):
             wrong = self.sound(command(main, *arguments, stdin=b"12+34\n"))
             return wrong and f"{main.__module__} {arguments}: {wrong}"
 
@@ -213,7 +230,8 @@ def main(arguments=None):
     kinds = ("lines", "data", "checkpoints", "command_lines")
     parser = Parser(description=__doc__)
     parser.add_argument("--cases", type=whole_number(1), default=2000, help="cases of each kind")
-    parser.add_argument("--first", type=whole_number(0), default=0, help="number of the first case, to run a failure again")
+    parser.add_argument("--first", type=whole_number(0), default=0,
+                        help="number of the first case, to run a failure again")
     parser.add_argument("--seed", type=whole_number(0), default=0, help="seed of the cases")
     parser.add_argument("--kinds", nargs="+", choices=kinds, default=kinds, help="kinds of cases")
     args = parser.parse_args(arguments)
@@ -226,7 +244,8 @@ def main(arguments=None):
         os.chdir(home)
     print("\n".join(failures) + f"\n{args.cases} cases of each of {', '.join(args.kinds)}; {len(failures)} failed")
     if set(args.kinds) == set(kinds) and args.first == 0:
-        record_robustness("fuzz", {"seed": args.seed, "cases_of_each_kind": args.cases, "kinds": list(kinds), "limit_seconds": LIMIT,
+        record_robustness("fuzz", {"seed": args.seed, "cases_of_each_kind": args.cases, "kinds": list(kinds),
+                                   "limit_seconds": LIMIT,
                                    "failures": failures})
     return 1 if failures else 0
 

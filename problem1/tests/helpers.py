@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import platform
+import shutil
 import sys
 import tempfile
 import unittest
@@ -12,11 +13,11 @@ from unittest import mock
 
 import torch
 
+from generate_data import generate
+from learning.checkpoint import save_model
+from model import Seq2SeqTransformer
 from support import cli
 from support.files import write_json
-from checkpoint import save_model
-from generate_data import generate
-from model import Seq2SeqTransformer
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 
@@ -33,10 +34,19 @@ def command(main, *arguments, stdin=b""):
 
 
 def record_robustness(part, record):
-    """Put what a script found (`part` is "fuzz" or "kills") into results/robustness.json, beside what the other one found."""
+    """Put what a script found (`part` is "fuzz" or "kills") into results/robustness.json, beside what the other one
+    found."""
     path = RESULTS / "robustness.json"
     records = json.loads(path.read_text()) if path.exists() else {}
-    write_json(path, records | {part: record | {"environment": {"python": platform.python_version(), "torch": str(torch.__version__)}}})
+    write_json(path,
+               records | {part: record
+                          | {"environment": {"python": platform.python_version(), "torch": str(torch.__version__)}}})
+
+
+def copy_of_the_code(folder):
+    """Copy this problem's folder to `folder`, without data, results and tests; returns `folder`."""
+    return shutil.copytree(RESULTS.parent, folder,
+                           ignore=shutil.ignore_patterns("data", "results", "runs", "tests", "__pycache__"))
 
 
 class TemporaryFolder(unittest.TestCase):

@@ -52,7 +52,8 @@ class ScaledDotProductAttention(unittest.TestCase):
     def test_weights_sum_to_one_and_masked_keys_get_none(self):
         for dtype in (torch.bool, torch.long, torch.float64):
             mask = create_causal_mask(6).to(dtype)
-            _, weights = scaled_dot_product_attention(random(2, 1, 6, 4), random(2, 1, 6, 4, seed=1), random(2, 1, 6, 4), mask)
+            _, weights = scaled_dot_product_attention(random(2, 1, 6, 4), random(2, 1, 6, 4, seed=1),
+                                                      random(2, 1, 6, 4), mask)
             torch.testing.assert_close(weights.sum(-1), torch.ones(2, 1, 6, dtype=torch.float64), **TOLERANCE)
             self.assertEqual(weights.triu(1).abs().max(), 0)
 
@@ -91,10 +92,12 @@ class MultiHead(unittest.TestCase):
                     torch.manual_seed(0)
                     ours = MultiHeadAttention(d_model, num_heads).double()
                     theirs = self.reference(ours)
-                    query, key, value = random(2, T, d_model, seed=1), random(2, S, d_model, seed=2), random(2, S, d_model, seed=3)
+                    query = random(2, T, d_model, seed=1)
+                    key, value = random(2, S, d_model, seed=2), random(2, S, d_model, seed=3)
                     blocked = None if mask is None else ~mask.expand(2, num_heads, T, S).reshape(-1, T, S)
                     output, weights = ours(query, key, value, mask)
-                    expected, expected_weights = theirs(query, key, value, attn_mask=blocked, average_attn_weights=False)
+                    expected, expected_weights = theirs(query, key, value, attn_mask=blocked,
+                                                        average_attn_weights=False)
                     torch.testing.assert_close(output, expected, **TOLERANCE)
                     torch.testing.assert_close(weights, expected_weights, **TOLERANCE)
                     direction = random(*output.shape, seed=4)
@@ -118,4 +121,5 @@ class MultiHead(unittest.TestCase):
 
 class CausalMask(unittest.TestCase):
     def test_is_lower_triangular(self):
-        self.assertEqual(create_causal_mask(3).tolist(), [[[[True, False, False], [True, True, False], [True, True, True]]]])
+        self.assertEqual(create_causal_mask(3).tolist(),
+                         [[[[True, False, False], [True, True, False], [True, True, True]]]])

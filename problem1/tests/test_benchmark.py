@@ -7,10 +7,10 @@ import unittest
 import torch
 
 import benchmark
-from benchmark_references import PyTorchTransformer, generate_uncached
 from dataset import PAD_TOKEN, padding_mask, shift_right
-from measuring import compare, fitted_exponent, peak_memory, products_alone, time_to_quality, times_in_turn
 from model import Seq2SeqTransformer
+from speed.measuring import compare, fitted_exponent, peak_memory, products_alone, time_to_quality, times_in_turn
+from speed.references import PyTorchTransformer, generate_uncached
 from tests.helpers import RESULTS
 from tests.test_model import copy_attention
 
@@ -41,10 +41,12 @@ class References(unittest.TestCase):
         ours, theirs = Seq2SeqTransformer(**SIZES).double(), PyTorchTransformer(**SIZES).double()
         same_weights(ours, theirs)
         source, target = torch.randint(10, (3, 7)), torch.randint(10, (3, 4))
-        torch.testing.assert_close(theirs(source, shift_right(target)), ours(source, shift_right(target)), rtol=0, atol=1e-12)
+        torch.testing.assert_close(theirs(source, shift_right(target)), ours(source, shift_right(target)), rtol=0,
+                                   atol=1e-12)
         source[0, 5:] = PAD_TOKEN
         mask = padding_mask(source)
-        torch.testing.assert_close(theirs(source, shift_right(target), mask), ours(source, shift_right(target), mask), rtol=0, atol=1e-12)
+        torch.testing.assert_close(theirs(source, shift_right(target), mask), ours(source, shift_right(target), mask),
+                                   rtol=0, atol=1e-12)
         self.assertEqual(*(sum(p.numel() for p in model.parameters()) for model in (ours, theirs)))
 
     def test_uncached_decoding_gives_the_same_tokens(self):
@@ -70,7 +72,8 @@ class Measuring(unittest.TestCase):
 
     def test_comparison_is_within_rounds(self):
         record = compare({"a": [2.0, 40.0, 6.0], "b": [1.0, 10.0, 2.0]}, "a", "b")
-        self.assertEqual((record["ratio"], record["ratio_quartiles"], record["seconds"]), (3, [2.5, 3.5], {"a": 6, "b": 2}))
+        self.assertEqual((record["ratio"], record["ratio_quartiles"], record["seconds"]),
+                         (3, [2.5, 3.5], {"a": 6, "b": 2}))
         order = []
         times = times_in_turn({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 2, 0)
         self.assertEqual(("".join(order), len(times["a"])), ("aabb" + "abab", 2))
@@ -85,7 +88,8 @@ class Measuring(unittest.TestCase):
 
     def test_a_section_and_its_figure(self):
         records = benchmark.measure_attention(1, 4) + [benchmark.measure_growth(1, "batch", (1, 2))]
-        self.assertTrue(all(math.isfinite(record["ratio"]) and min(record["peak_bytes"].values()) > 0 for record in records[:-1]))
+        self.assertTrue(all(math.isfinite(record["ratio"]) and min(record["peak_bytes"].values()) > 0
+                            for record in records[:-1]))
         self.assertEqual(len(benchmark.plot_benchmark({"records": records}).axes), 3)
 
 
@@ -94,5 +98,7 @@ class Record(unittest.TestCase):
     def test_every_section_is_in_the_record(self):
         records = json.loads((RESULTS / "benchmark.json").read_text())["records"]
         self.assertEqual({record["section"] for record in records},
-                         {"training step", "attention", "input pipeline", "decoding", "exhaustive check", "growth", "time to quality"})
-        self.assertEqual({record["length"] for record in records if record["section"] == "attention"}, set(benchmark.LENGTHS))
+                         {"training step", "attention", "input pipeline", "decoding", "exhaustive check", "growth",
+                          "time to quality"})
+        self.assertEqual({record["length"] for record in records if record["section"] == "attention"},
+                         set(benchmark.LENGTHS))

@@ -12,7 +12,7 @@ from attention import MultiHeadAttention
 from dataset import get_vocab_size
 from model import Seq2SeqTransformer
 from support.digests import weights_digest
-from tests.helpers import RESULTS, TemporaryFolder
+from tests.helpers import RESULTS, TemporaryFolder, copy_of_the_code
 
 SCRIPT = """
     import json
@@ -72,28 +72,30 @@ SCRIPT = """
             with torch.no_grad():
                 changed[f"{i}.{head}"] = model(batch["input"], batch["target"]).abs().sum().item()
             attention.W_o.weight.data = weight
-    print(json.dumps({"maps": {name: list(values[0].shape) for name, values in maps.items()}, "calls": len(maps["decoder_0_self"]),
+    print(json.dumps({"maps": {name: list(values[0].shape) for name, values in maps.items()}, "calls":
+    len(maps["decoder_0_self"]),
                       "changed": len(set(changed.values())), "generated": list(before.shape)}))
 """
 
 
 class StarterKit(TemporaryFolder):
     def test_a_script_that_trains_loads_hooks_and_ablates_runs_unchanged(self):
-        copy = self.folder / "problem1"
-        shutil.copytree(RESULTS.parent, copy, ignore=shutil.ignore_patterns("data", "results", "runs", "tests", "__pycache__"))
+        copy = copy_of_the_code(self.folder / "problem1")
         shutil.copytree(self.small_data(2, (64, 16, 16)), copy / "data")
         (copy / "their_script.py").write_text(textwrap.dedent(SCRIPT))
         done = subprocess.run([sys.executable, "their_script.py"], cwd=copy, capture_output=True, text=True)
         self.assertEqual((done.returncode, done.stderr), (0, ""))
         seen = json.loads(done.stdout)
-        self.assertEqual(seen["maps"], {f"encoder_{i}_self": [16, 4, 5, 5] for i in range(2)} | {f"decoder_{i}_self": [16, 4, 3, 3] for i in range(2)}
+        self.assertEqual(seen["maps"], {f"encoder_{i}_self": [16, 4, 5, 5] for i in range(2)}
+                         | {f"decoder_{i}_self": [16, 4, 3, 3] for i in range(2)}
                          | {f"decoder_{i}_cross": [16, 4, 3, 5] for i in range(2)})
         self.assertEqual((seen["calls"], seen["changed"], seen["generated"]), (1 + 3, 8, [16, 3]))
 
     def test_the_committed_file_is_the_state_dict_of_a_model_made_by_hand(self):
         state = torch.load(RESULTS / "best_model.pth", weights_only=True)
         config = state["_extra_state"]["config"]
-        model = Seq2SeqTransformer(get_vocab_size(3), config["d_model"], config["num_heads"], config["num_encoder_layers"],
+        model = Seq2SeqTransformer(get_vocab_size(3), config["d_model"], config["num_heads"],
+                                   config["num_encoder_layers"],
                                    config["num_decoder_layers"], config["d_ff"])
         model.load_state_dict(state)
         self.assertEqual(weights_digest(model.state_dict()), weights_digest(state))

@@ -7,9 +7,9 @@ import torch
 from torch.utils.data import DataLoader
 
 import generate_data
+from dataset import (PAD_TOKEN, AdditionDataset, collate_fn, create_dataloaders, encode_problems, get_vocab_size,
+                     number_range, padding_mask, shift_right)
 from support.cli import UserError
-from dataset import (PAD_TOKEN, AdditionDataset, collate_fn, create_dataloaders, encode_problems, get_vocab_size, number_range,
-                     padding_mask, shift_right)
 from tests.helpers import TemporaryFolder, command
 
 
@@ -33,17 +33,20 @@ class Generate(TemporaryFolder):
             for problem in json.loads((data / "test.json").read_text()):
                 a, b = value(problem["input"][:n]), value(problem["input"][n + 1:])
                 self.assertEqual(value(problem["target"]), a + b)
-                self.assertEqual((len(problem["input"]), len(problem["target"]), problem["input"][n]), (2 * n + 1, n + 1, 10))
+                self.assertEqual((len(problem["input"]), len(problem["target"]), problem["input"][n]),
+                                 (2 * n + 1, n + 1, 10))
                 self.assertTrue(all(number_range(n)[0] <= x <= number_range(n)[1] for x in (a, b)))
             self.assertEqual(create_dataloaders(data)[0].dataset.num_digits, n)
 
     def test_all_problems_of_a_size_can_be_asked_for_but_no_more(self):
         self.small_data(1, (41, 20, 20))
-        self.assert_one_line(command(generate_data.main, "--num-digits", 1, "--output-dir", self.folder / "x"), "81", "14,000")
+        self.assert_one_line(command(generate_data.main, "--num-digits", 1, "--output-dir", self.folder / "x"), "81",
+                             "14,000")
         self.assertFalse((self.folder / "x").exists())
 
     def test_bad_options_exit_with_2(self):
-        for option, text in [("--num-digits", "11"), ("--num-digits", "0"), ("--train-size", "0"), ("--seed", "-1"), ("--test-size", "x"), ("--seed", "9" * 30), ("--what", "x")]:
+        for option, text in [("--num-digits", "11"), ("--num-digits", "0"), ("--train-size", "0"), ("--seed", "-1"),
+                             ("--test-size", "x"), ("--seed", "9" * 30), ("--what", "x")]:
             self.assert_one_line(command(generate_data.main, option, text), option)
 
     def test_a_folder_that_cannot_be_written_is_one_line(self):
@@ -83,7 +86,8 @@ class Load(TemporaryFolder):
         (ours,) = DataLoader(dataset, batch_size=10, collate_fn=collate_fn)
         for key, tensor in dataset[range(10)].items():
             self.assertTrue(torch.equal(ours[key], tensor), key)
-        short = {"input": torch.tensor([1, 10, 2]), "target": torch.tensor([0, 3]), "input_len": torch.tensor(3), "target_len": torch.tensor(2)}
+        short = {"input": torch.tensor([1, 10, 2]), "target": torch.tensor([0, 3]), "input_len": torch.tensor(3),
+                 "target_len": torch.tensor(2)}
         mixed = collate_fn([dataset[0], short])
         self.assertEqual(mixed["input"][1].tolist(), [1, 10, 2, PAD_TOKEN, PAD_TOKEN])
         self.assertEqual(mixed["target"][1].tolist(), [0, 3, PAD_TOKEN])
@@ -107,7 +111,8 @@ class Load(TemporaryFolder):
     def test_damaged_files_are_refused_in_one_line_that_names_the_problem(self):
         good = {"input": [1, 10, 2], "target": [0, 3]}
         for content, words in [
-            ("[{", "JSON"), ("", "JSON"), ("[]", "list of problems"), ("{}", "list of problems"), ("\xff", "JSON"), ("[" * 100_000, "JSON"),
+            ("[{", "JSON"), ("", "JSON"), ("[]", "list of problems"), ("{}", "list of problems"), ("\xff", "JSON"),
+            ("[" * 100_000, "JSON"),
             ([good, {"input": [1, 10, 2]}], 'problem 1: needs the keys "input" and "target"'), ([good, 7], "problem 1"),
             ([{"input": [1, 10, 12], "target": [0, 3]}], "problem 0: tokens must be digits"),
             ([{"input": [1, 10, -1], "target": [0, 3]}], "tokens must be digits"),
@@ -117,7 +122,8 @@ class Load(TemporaryFolder):
             ([{"input": [1, 10, 2], "target": [3]}], "no sum"), ([{"input": [1, 10], "target": [0, 3]}], "no sum"),
             ([{"input": [], "target": []}], "no sum"), ([{"input": "1+2", "target": [3]}], "lists of tokens"),
             ([good, {"input": [1, 0, 10, 2, 0], "target": [0, 3, 0]}], "problem 1: 2-digit numbers"),
-            ([{"input": [1, 10.0, 2], "target": [0, 3]}], "in the middle"), ([{"input": [1, 10, 2], "target": [0, 4]}], r"1 \+ 2 is not 4"),
+            ([{"input": [1, 10.0, 2], "target": [0, 3]}], "in the middle"),
+            ([{"input": [1, 10, 2], "target": [0, 4]}], r"1 \+ 2 is not 4"),
             ([{"input": [0, 1, 10, 2, 0], "target": [0, 2, 1]}], "from 10 to 99"),
             ([{"input": [1] * 11 + [10] + [1] * 11, "target": [0] + [2] * 11}], "1 to 10 digits"),
         ]:

@@ -8,25 +8,27 @@ from unittest import mock
 import torch
 
 import analyze
-from ablation import measure_ablation, measure_pairs, gradient_importance, rank_correlation, replacements
 from attention import MultiHeadAttention
-from carries import carries_out
-from checkpoint import load_model
 from dataset import encode_problems, number_range, numbers_of
-from examination import Bootstrap, Examination, stratify, summary, unseen_pairs
-from heads import Site, ablated, all_heads, attention_blocks, parse_head, recorded, recorded_outputs, without_heads
-from interchange import Interchange, draw_pairs, find_smallest_set, measure_probes, measure_sites
+from heads import pruning
+from heads.ablation import measure_ablation, measure_pairs, gradient_importance, rank_correlation, replacements
+from heads.examination import Bootstrap, Examination, stratify, summary, unseen_pairs
+from heads.interchange import Interchange, draw_pairs, find_smallest_set, measure_probes, measure_sites
+from heads.patterns import attention_weights, measure_patterns, source_labels, target_labels
+from heads.pruning import greedy_order, measure_orders, measure_subsets, prunable
+from heads.sites import (Site, ablated, all_heads, attention_blocks, parse_head, recorded, recorded_outputs,
+                         without_heads)
+from learning.carries import carries_out
+from learning.checkpoint import load_model
 from model import Seq2SeqTransformer
-from patterns import attention_weights, measure_patterns, source_labels, target_labels
-import pruning
-from pruning import greedy_order, measure_orders, measure_subsets, prunable
 from support.digests import weights_digest
 from tests.helpers import TemporaryFolder, command
 
 
 def small_model(seed=0):
     torch.manual_seed(seed)
-    return Seq2SeqTransformer(13, d_model=16, num_heads=4, num_encoder_layers=2, num_decoder_layers=2, d_ff=32, dropout=0.0).eval()
+    return Seq2SeqTransformer(13, d_model=16, num_heads=4, num_encoder_layers=2, num_decoder_layers=2, d_ff=32,
+                              dropout=0.0).eval()
 
 
 def problems(count=40, num_digits=2, seed=0):
@@ -49,8 +51,8 @@ class PlantedHeads(MultiHeadAttention):
 class Planted(torch.nn.Module):
     """A stand-in that adds by known means: one head copies the column's sum, others carry, the rest does nothing.
 
-    The heads of decoder.0.cross: 0 the sum of the column's digits, 1 the carry into it, 2 the same carry if `backup` (else
-    nothing), 3 something that is never used. A carry arrives if either carry head has it.
+    The heads of decoder.0.cross: 0 the sum of the column's digits, 1 the carry into it, 2 the same carry if `backup`
+    (else nothing), 3 something that is never used. A carry arrives if either carry head has it.
     """
 
     def __init__(self, num_digits=2, backup=False):
@@ -59,7 +61,8 @@ class Planted(torch.nn.Module):
         self.config = SimpleNamespace(vocab_size=13)
         self.unused = torch.nn.Parameter(torch.zeros(1))
         self.layer = torch.nn.Module()
-        self.layer.self_attn, self.layer.cross_attn, self.layer.feed_forward = PlantedHeads(1), PlantedHeads(4), torch.nn.Identity()
+        self.layer.self_attn, self.layer.cross_attn, self.layer.feed_forward = PlantedHeads(1), PlantedHeads(
+            4), torch.nn.Identity()
         self.encoder_layers, self.decoder_layers = [], [self.layer]
         self.output_projection = torch.nn.Identity()
 
@@ -97,7 +100,8 @@ class Heads(unittest.TestCase):
 
     def test_zero_ablation_is_a_head_without_its_columns_of_the_output_matrix(self):
         model, (source, target) = small_model(), problems()
-        for name, attention in [("encoder.1.self.2", model.encoder_layers[1].self_attn), ("decoder.0.cross.0", model.decoder_layers[0].cross_attn)]:
+        for name, attention in [("encoder.1.self.2", model.encoder_layers[1].self_attn),
+                                ("decoder.0.cross.0", model.decoder_layers[0].cross_attn)]:
             with ablated(model, [name]):
                 gated = model(source, target)
             whole = attention.W_o.weight.data.clone()
@@ -109,7 +113,8 @@ class Heads(unittest.TestCase):
 
     def test_a_model_without_heads_is_smaller_and_answers_as_if_they_were_zero(self):
         model, (source, target) = small_model(), problems()
-        removed = ["encoder.1.self.2", *(f"decoder.0.self.{head}" for head in range(4)), "decoder.1.cross.0", "decoder.1.cross.3"]
+        removed = ["encoder.1.self.2", *(f"decoder.0.self.{head}" for head in range(4)), "decoder.1.cross.0",
+                   "decoder.1.cross.3"]
         before = {name: value.clone() for name, value in model.named_parameters()}
         with ablated(model, removed):
             expected = model(source, target), model.generate(source, 3)
@@ -119,8 +124,10 @@ class Heads(unittest.TestCase):
         self.assertGreater((smaller(source, target) - model(source, target)).abs().max(), 1e-3)
         counts = [sum(parameter.numel() for parameter in each.parameters()) for each in (model, smaller)]
         self.assertEqual(counts[0] - counts[1], 7 * (4 * 16 * 4 + 3 * 4))
-        self.assertEqual([site.name() for site in all_heads(smaller) if site.block == "decoder.1.cross"], ["decoder.1.cross.0", "decoder.1.cross.1"])
-        self.assertTrue(all(torch.equal(value, before[name]) for name, value in model.named_parameters()), "the model is left as it was")
+        self.assertEqual([site.name() for site in all_heads(smaller) if site.block == "decoder.1.cross"],
+                         ["decoder.1.cross.0", "decoder.1.cross.1"])
+        self.assertTrue(all(torch.equal(value, before[name]) for name, value in model.named_parameters()),
+                        "the model is left as it was")
 
     def test_an_error_within_leaves_the_model_as_it_was(self):
         model, (source, target) = small_model(), problems()
@@ -133,7 +140,8 @@ class Heads(unittest.TestCase):
         model, (source, target) = small_model(), problems()
         kept = {}
         for block, attention in attention_blocks(model).items():
-            attention.register_forward_hook(lambda module, arguments, output, block=block: kept.setdefault(block, []).append(output[1]))
+            attention.register_forward_hook(lambda module, arguments, output,
+                                            block=block: kept.setdefault(block, []).append(output[1]))
         with recorded(model) as weights:
             model(source, target)
         self.assertEqual(len(kept), 6)
@@ -143,7 +151,8 @@ class Heads(unittest.TestCase):
             1 / 0
         kept.clear()
         model(source, target)
-        self.assertEqual({block: len(calls) for block, calls in kept.items()}, dict.fromkeys(attention_blocks(model), 1))
+        self.assertEqual({block: len(calls) for block, calls in kept.items()},
+                         dict.fromkeys(attention_blocks(model), 1))
         hooks = [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules()]
         self.assertEqual(sum(hooks), 6, "those of the caller alone are left")
 
@@ -161,7 +170,8 @@ class Heads(unittest.TestCase):
         h = model.encoder_layers[0].norm1(model.embed(source))
         attention = model.encoder_layers[0].self_attn
         torch.testing.assert_close(weights["encoder.0.self"][0], attention(h, h, h)[1])
-        torch.testing.assert_close(attention.W_o(attention.combine_heads(outputs["encoder.0.self"][0])), attention(h, h, h)[0])
+        torch.testing.assert_close(attention.W_o(attention.combine_heads(outputs["encoder.0.self"][0])),
+                                   attention(h, h, h)[0])
         self.assertEqual([len(weights), len(outputs)], [6, 10])
         self.assertEqual(outputs["decoder.1.ffn"][0].shape, (40, 1, 3, 16))
 
@@ -183,7 +193,8 @@ class Examine(unittest.TestCase):
             answers = Examination(model, source, target, batch_size=64).answer([Site("encoder.0.self", 1)])
             with ablated(model, ["encoder.0.self.1"]):
                 self.assertTrue(torch.equal(answers.tokens, model.generate(source, 3)))
-            self.assertLess(answers.right.float().mean(), 0.5)  # an untrained model: nearly every guess had to be mended
+            self.assertLess(answers.right.float().mean(),
+                            0.5)  # an untrained model: nearly every guess had to be mended
 
     def test_one_pass_decides_whether_an_answer_is_right(self):
         examination = Examination(Planted(), *problems(200))
@@ -219,13 +230,16 @@ class Plants(unittest.TestCase):
         cls.carrying = carries_out(a, b, 2).any(dim=1).float().mean().item()
 
     def test_ablation(self):
-        records = {(record["head"], record["method"]): record for record in measure_ablation(self.examination, 2, {"set": "test"})}
-        zero = {head: record["exact_match_change"]["mean"] for (head, method), record in records.items() if method == "zero"}
+        records = {(record["head"], record["method"]): record
+                   for record in measure_ablation(self.examination, 2, {"set": "test"})}
+        zero = {head: record["exact_match_change"]["mean"] for (head, method), record in records.items()
+                if method == "zero"}
         self.assertAlmostEqual(zero[CARRY.name()], -self.carrying, places=5)
         self.assertLess(zero[OWN.name()], -0.9)
         self.assertEqual([zero[SECOND.name()], zero[UNUSED.name()], zero["decoder.0.self.0"]], [0, 0, 0])
         by_pattern = records[CARRY.name(), "zero"]["by_carry_pattern"]
-        self.assertEqual({key: value["mean"] for key, value in by_pattern.items()}, {"00": 0, "01": -1, "10": -1, "11": -1})
+        self.assertEqual({key: value["mean"] for key, value in by_pattern.items()},
+                         {"00": 0, "01": -1, "10": -1, "11": -1})
         self.assertEqual(records[CARRY.name(), "zero"]["by_output_digit"][-1]["mean"], 0)  # no carry enters the units
         self.assertEqual(records[UNUSED.name(), "resample"]["exact_match_change"], {"mean": 0, "interval": [0, 0]})
 
@@ -255,15 +269,19 @@ class Plants(unittest.TestCase):
         self.assertEqual(record["prunable_1_point"], 3)
 
     def test_subsets_are_exact(self):
-        records = [record for record in measure_subsets(self.examination, self.examination) if record["kind"] == "decoder.cross"]
+        records = [record for record in measure_subsets(self.examination, self.examination) if record["kind"]
+                   == "decoder.cross"]
         self.assertEqual([record["subsets"] for record in records], [1, 4, 6, 4, 1])
         self.assertEqual((records[2]["best"], {*records[2]["best_heads"]}), (1.0, {SECOND.name(), UNUSED.name()}))
-        self.assertAlmostEqual(records[1]["mean"], (2 + (1 - self.carrying) + self.examination.matches([OWN]).float().mean().item()) / 4, places=5)
+        self.assertAlmostEqual(records[1]["mean"],
+                               (2 + (1 - self.carrying) + self.examination.matches([OWN]).float().mean().item()) / 4,
+                               places=5)
 
     def test_of_many_heads_subsets_are_sampled_and_the_greedy_one_is_among_them(self):
         with mock.patch.object(pruning, "MOST_EXACT", 3), mock.patch.object(pruning, "SAMPLED", 1):
             seen = []
-            records = measure_subsets(self.examination, self.examination, save=lambda records: seen.append(len(records)))
+            records = measure_subsets(self.examination, self.examination,
+                                      save=lambda records: seen.append(len(records)))
         records = [record for record in records if record["kind"] == "decoder.cross"]
         self.assertEqual([record["exact"] for record in records], [True, False, False, False, True])
         self.assertEqual([record["best"] for record in records[:3]], [1, 1, 1])
@@ -323,7 +341,8 @@ class Interchanges(unittest.TestCase):
         self.assertEqual(found["conditions"]["same carry"]["exact"], 0)
 
     def test_a_carry_that_goes_on_needs_both_places(self):
-        found = find_smallest_set(self.interchange, measure_sites(self.interchange), ("goes on through a 9",), heads_only=True)
+        found = find_smallest_set(self.interchange, measure_sites(self.interchange), ("goes on through a 9",),
+                                  heads_only=True)
         self.assertEqual({*found["sites"]}, {"decoder.0.cross.1@s10", "decoder.0.cross.1@s100"})
         self.assertEqual(found["conditions"]["goes on through a 9"]["exact"], 1)
 
@@ -363,7 +382,8 @@ class Patterns(unittest.TestCase):
     def test_uniform_attention(self):
         record = self.measure("decoder.0.cross", torch.full((3, 5), 0.2))
         self.assertAlmostEqual(record["entropy_share"]["mean"], 1, places=5)
-        for key, value in {"own_column": 0.4, "right_column": 0.4, "plus": 0.2, "first": 0.2, "last": 0.2, "largest": 0.2, "sparsity": 0}.items():
+        for key, value in {"own_column": 0.4, "right_column": 0.4, "plus": 0.2, "first": 0.2, "last": 0.2,
+                           "largest": 0.2, "sparsity": 0}.items():
             self.assertAlmostEqual(record[key]["mean"], value, places=5, msg=key)
         self.assertIsNone(record["diagonal"])
 
@@ -377,7 +397,8 @@ class Patterns(unittest.TestCase):
 
     def test_causal_attention_to_itself(self):
         record = self.measure("decoder.0.self", torch.eye(3))
-        self.assertEqual([record[key]["mean"] for key in ("diagonal", "last", "entropy", "entropy_share")], [1, 1, 0, 0])
+        self.assertEqual([record[key]["mean"] for key in ("diagonal", "last", "entropy", "entropy_share")],
+                         [1, 1, 0, 0])
         self.assertIsNone(record["own_column"])
         self.assertEqual((record["queries"], record["keys"]), (["s100", "s10", "s1"], ["start", "s100", "s10"]))
 
@@ -398,7 +419,8 @@ class Command(TemporaryFolder):
         import train
         data = self.small_data(num_digits=2, sizes=(300, 20, 60))
         self.arguments = ("--data-dir", data, "--results-dir", self.folder / "results")
-        result = command(train.main, *self.arguments[:2], "--output-dir", self.folder / "results", "--epochs", 1, "--d-model", 8,
+        result = command(train.main, *self.arguments[:2], "--output-dir", self.folder / "results", "--epochs", 1,
+                         "--d-model", 8,
                          "--num-heads", 2, "--num-layers", 1, "--d-ff", 8)
         self.assertEqual(result[0], 0, result[2])
 
@@ -410,33 +432,42 @@ class Command(TemporaryFolder):
         self.assertIn("still of other weights: exhaustive.json\n", output)
         folder = self.folder / "results" / "head_analysis"
         self.assertEqual({path.name for path in folder.iterdir()},
-                         {"patterns.json", "ablation.json", "importance.json", "pruning.json", "pairs.json", "carry.json", "head_importance.png",
-                          "ablation_breakdown.png", "rank_correlation.png", "pruning.png", "carry_sites.png", "carry_route.png"})
+                         {"patterns.json", "ablation.json", "importance.json", "pruning.json", "pairs.json",
+                          "carry.json", "head_importance.png",
+                          "ablation_breakdown.png", "rank_correlation.png", "pruning.png", "carry_sites.png",
+                          "carry_route.png"})
         self.assertEqual(len(list((self.folder / "results" / "attention_patterns").glob("??coder.?.*.png"))), 6)
         digest = weights_digest(load_model(self.folder / "results" / "best_model.pth")[0].state_dict())
         records = {path.name: json.loads(path.read_text()) for path in folder.glob("*.json")}
-        self.assertEqual({name: record["weights_sha256"] for name, record in records.items()}, dict.fromkeys(records, digest))
+        self.assertEqual({name: record["weights_sha256"] for name, record in records.items()},
+                         dict.fromkeys(records, digest))
         self.assertEqual(records["ablation.json"]["baseline"]["test"]["n"], 30)
         self.assertLessEqual(records["ablation.json"]["baseline"]["stratified"]["n"], 30)
 
     def test_the_heads_of_a_model_that_does_not_add_are_not_judged(self):
-        code, output, errors = command(analyze.main, *self.arguments)
+        with mock.patch.object(analyze, "save_figure"):
+            code, output, errors = command(analyze.main, *self.arguments)
         self.assertEqual(code, 0, errors)
         self.assertRegex(output, r"\n.*of the test problems right: .* train it for longer\n$")
-        self.assertEqual([path.name for path in (self.folder / "results" / "head_analysis").iterdir()], ["patterns.json"])
+        self.assertEqual([path.name for path in (self.folder / "results" / "head_analysis").iterdir()],
+                         ["patterns.json"])
 
     def test_a_record_is_there_before_the_measurement_after_it_begins(self):
-        for function, there in [("measure_subsets", {"patterns", "ablation", "importance"}), ("measure_pairs", {"pruning"}),
+        for function, there in [("measure_subsets", {"patterns", "ablation", "importance"}),
+                                ("measure_pairs", {"pruning"}),
                                 ("check_pruned", {"pairs", "carry"})]:
-            with self.subTest(function), mock.patch.object(analyze, "LEAST_JUDGED", 0), mock.patch.object(analyze, "MOST_CASES", 1), \
+            with self.subTest(function), mock.patch.object(analyze, "LEAST_JUDGED", 0), \
+                    mock.patch.object(analyze, "save_figure"), \
                     mock.patch.object(analyze, function, side_effect=KeyboardInterrupt):
                 self.assertEqual(command(analyze.main, *self.arguments, "--num-samples", 8)[0], 130)
-            self.assertLessEqual(there, {path.stem for path in (self.folder / "results" / "head_analysis").glob("*.json")})
+            self.assertLessEqual(there,
+                                 {path.stem for path in (self.folder / "results" / "head_analysis").glob("*.json")})
 
     def test_one_problem_is_drawn(self):
         code, output, errors = command(analyze.main, *self.arguments, "--problem", "37+81")
         self.assertEqual(code, 0, errors)
-        self.assertTrue((self.folder / "results" / "attention_patterns" / "case_37_81.png").read_bytes().startswith(b"\x89PNG"))
+        self.assertTrue((self.folder / "results" / "attention_patterns"
+                         / "case_37_81.png").read_bytes().startswith(b"\x89PNG"))
         self.assert_one_line(command(analyze.main, *self.arguments, "--problem", "374+814"), "374")
 
     def test_what_is_missing_is_named(self):

@@ -13,11 +13,11 @@ from unittest import mock
 import torch
 
 import inference
-from checkpoint import load_model
 from dataset import VOCAB_SIZE
-from support.digests import file_digest
 from inference import LONGEST_LINE, parse_problem
+from learning.checkpoint import load_model
 from model import Seq2SeqTransformer
+from support.digests import file_digest
 from tests.helpers import RESULTS, Oracle, TemporaryFolder, command, save_with
 
 
@@ -31,8 +31,10 @@ class Parse(TemporaryFolder):
         self.assertEqual(parse_problem("7+9", 1), (7, 9))
 
     def test_what_is_no_problem(self):
-        for text in ["", " ", "507", "507+", "+159", "507-159", "507+159+1", "5 07+159", "507 159", "٥٠٧+159", "507+159 = 666", "-507+159",
-                     "99+100", "1000+100", "050+123", "1e2+100", "\x00", "9" * 10_000 + "+100", "507+159;", "507 + 159 = ="]:
+        for text in ["", " ", "507", "507+", "+159", "507-159", "507+159+1", "5 07+159", "507 159", "٥٠٧+159",
+                     "507+159 = 666", "-507+159",
+                     "99+100", "1000+100", "050+123", "1e2+100", "\x00", "9" * 10_000 + "+100", "507+159;",
+                     "507 + 159 = ="]:
             with self.subTest(text=text[:20]), self.assertRaises(ValueError) as raised:
                 parse_problem(text, 3)
             self.assertNotIn("\n", str(raised.exception))
@@ -66,7 +68,8 @@ class Answer(TemporaryFolder):
         self.assertEqual(self.run_inference("--stdin", stdin=b"507+159"), (0, "666\n", ""))
 
     def test_bad_lines_are_answered_in_their_place_and_the_status_is_1(self):
-        status, output, errors = self.run_inference("--stdin", stdin=b"507+159\n\nseven\n12+3\n\xff\xfe\x00\x0c\n999+999\n")
+        status, output, errors = self.run_inference("--stdin",
+                                                    stdin=b"507+159\n\nseven\n12+3\n\xff\xfe\x00\x0c\n999+999\n")
         lines = output.split("\n")
         self.assertEqual((status, errors, len(lines)), (1, "", 7))
         self.assertEqual((lines[0], lines[5]), ("666", "1998"))
@@ -75,7 +78,8 @@ class Answer(TemporaryFolder):
 
     def test_lines_are_read_a_batch_at_a_time(self):
         lines = [f"{a}+{b}" for a in range(100, 130) for b in range(100, 130)]
-        with mock.patch.object(inference, "LINES_AT_ONCE", 7), mock.patch.object(inference, "predict", wraps=inference.predict) as predict:
+        with mock.patch.object(inference, "LINES_AT_ONCE", 7), \
+                mock.patch.object(inference, "predict", wraps=inference.predict) as predict:
             status, output, _ = self.run_inference("--stdin", stdin="\n".join(lines).encode())
         self.assertEqual(output.split(), [str(sum(map(int, line.split("+")))) for line in lines])
         self.assertEqual(max(len(call.args[1]) for call in predict.call_args_list), 7)
@@ -94,7 +98,8 @@ class Answer(TemporaryFolder):
             self.assert_one_line(self.run_inference(*options), "not two of them")
 
     def test_options_may_stand_between_problems(self):
-        self.assertEqual(self.run_inference("507+159", "--device", "cpu", "100+100")[1], "507 + 159 = 666\n100 + 100 = 200\n")
+        self.assertEqual(self.run_inference("507+159", "--device", "cpu", "100+100")[1],
+                         "507 + 159 = 666\n100 + 100 = 200\n")
 
     def test_lines_of_any_length_take_bounded_time_and_give_one_line(self):
         stdin = b"507+159" + b" " * 10 ** 6 + b"x\n" + b"9" * 10 ** 6 + b"\n507+159\n" + b"1" * 5000
@@ -107,9 +112,11 @@ class Answer(TemporaryFolder):
         self.assertEqual(self.run_inference("--stdin", stdin=b"\xef\xbb\xbf507+159\n")[1], "666\n")
 
     def test_the_longest_line_that_is_allowed(self):
-        for spaces, answer in [(LONGEST_LINE - 7, "666"), (LONGEST_LINE - 6, f"error: a line of more than {LONGEST_LINE:,} characters")]:
+        for spaces, answer in [(LONGEST_LINE - 7, "666"),
+                               (LONGEST_LINE - 6, f"error: a line of more than {LONGEST_LINE:,} characters")]:
             for end in (b"", b"\n", b"\r\n"):
-                self.assertEqual(self.run_inference("--stdin", stdin=b"507+159" + b" " * spaces + end)[1], answer + "\n")
+                self.assertEqual(self.run_inference("--stdin", stdin=b"507+159" + b" " * spaces + end)[1],
+                                 answer + "\n")
 
     def test_words_of_one_problem_may_be_arguments_of_their_own(self):
         for arguments in [("507", "+", "159"), ("507", "+159"), ("507+", "159", "=")]:
@@ -122,8 +129,11 @@ class Answer(TemporaryFolder):
 class Exhaustive(TemporaryFolder):
     def test_writes_the_record_beside_the_model(self):
         data = self.small_data(1)
-        with mock.patch.object(inference, "load_model", return_value=(Oracle(1), {"num_digits": 1, "train_sha256": file_digest(data / "train.json")})):
-            status, output, _ = command(inference.main, "--exhaustive", "--data-dir", data, "--model-path", self.folder / "m.pth")
+        with mock.patch.object(inference, "load_model",
+                               return_value=(Oracle(1),
+                                             {"num_digits": 1, "train_sha256": file_digest(data / "train.json")})):
+            status, output, _ = command(inference.main, "--exhaustive", "--data-dir", data, "--model-path",
+                                        self.folder / "m.pth")
         record = json.loads((self.folder / "exhaustive.json").read_text())
         self.assertEqual((status, record["pairs"], record["errors"], record["unseen"]["pairs"]), (0, 81, 0, 41))
         self.assertEqual((record["num_digits"], record["model"]["d_model"]), (1, 4))
@@ -131,7 +141,8 @@ class Exhaustive(TemporaryFolder):
 
     def test_needs_the_training_problems_of_the_model(self):
         with mock.patch.object(inference, "load_model", return_value=(Oracle(1), ABOUT | {"num_digits": 1})):
-            self.assert_one_line(command(inference.main, "--exhaustive", "--data-dir", self.small_data(1)), "training problems")
+            self.assert_one_line(command(inference.main, "--exhaustive", "--data-dir", self.small_data(1)),
+                                 "training problems")
 
 
 class Checkpoints(TemporaryFolder):
@@ -148,9 +159,11 @@ class Checkpoints(TemporaryFolder):
         path, data = self.folder / "m.pth", (RESULTS / "best_model.pth").read_bytes()
 
         def refused(*words):
-            self.assert_one_line(command(inference.main, "507+159", "--model-path", path), "m.pth", "python train.py", *words)
+            self.assert_one_line(command(inference.main, "507+159", "--model-path", path), "m.pth", "python train.py",
+                                 *words)
         refused("no checkpoint file")
-        for content in (b"", b"text", data[:100], data[:len(data) // 2], data[:-20], b"PK\x03\x04" + bytes(100), pickle.dumps([1, 2])):
+        for content in (b"", b"text", data[:100], data[:len(data) // 2], data[:-20], b"PK\x03\x04" + bytes(100),
+                        pickle.dumps([1, 2])):
             path.write_bytes(content)
             refused()
         extra = good["_extra_state"]
@@ -158,11 +171,15 @@ class Checkpoints(TemporaryFolder):
 
         def with_extra(value):
             return weights | {"_extra_state": value}
-        changed_configs = [{"d_model": 64}, {"num_heads": 3}, {"d_model": 10 ** 9}, {"num_encoder_layers": 10 ** 5}, {"d_ff": -1},
-                           {"extra": 1}, {"dropout": "x"}, {"dropout": torch.zeros(2)}, {"max_len": 5}, {"dropout": float("nan")},
+        changed_configs = [{"d_model": 64}, {"num_heads": 3}, {"d_model": 10 ** 9}, {"num_encoder_layers": 10 ** 5},
+                           {"d_ff": -1},
+                           {"extra": 1}, {"dropout": "x"}, {"dropout": torch.zeros(2)}, {"max_len": 5},
+                           {"dropout": float("nan")},
                            {"vocab_size": 5}]
-        changed_abouts = [{}, {"num_digits": "3"}, {"num_digits": 3}, extra["about"] | {"num_digits": 11}, torch.zeros(2, 2)]
-        for value in [None, 3, [], {}, torch.zeros(3), weights, with_extra(None), with_extra({}), with_extra(torch.zeros(2)),
+        changed_abouts = [{}, {"num_digits": "3"}, {"num_digits": 3}, extra["about"] | {"num_digits": 11},
+                          torch.zeros(2, 2)]
+        for value in [None, 3, [], {}, torch.zeros(3), weights, with_extra(None), with_extra({}),
+                      with_extra(torch.zeros(2)),
                       with_extra(extra | {"config": {}}), {"_extra_state": extra},
                       *(with_extra(extra | {"config": extra["config"] | change}) for change in changed_configs),
                       *(with_extra(extra | {"about": about}) for about in changed_abouts),
@@ -196,11 +213,13 @@ class Script(TemporaryFolder):
         self.assertEqual((done.stdout, done.stderr), ("200\n", ""))
 
     def test_a_line_from_a_pipe_is_answered_while_the_pipe_stays_open(self):
-        with subprocess.Popen([sys.executable, RESULTS.parent / "inference.py", "--stdin"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        with subprocess.Popen([sys.executable, RESULTS.parent / "inference.py", "--stdin"], stdin=subprocess.PIPE,
+                              stdout=subprocess.PIPE,
                               text=True, bufsize=1) as process:
             watch = threading.Timer(60, process.kill)  # so that a failure does not wait for ever
             watch.start()
-            for problem, answer in [("507+159", "666"), ("seven", "error: 'seven' is no problem such as 507+159"), ("999+999", "1998")]:
+            for problem, answer in [("507+159", "666"), ("seven", "error: 'seven' is no problem such as 507+159"),
+                                    ("999+999", "1998")]:
                 process.stdin.write(problem + "\n")
                 self.assertEqual(process.stdout.readline(), answer + "\n")
             watch.cancel()
@@ -208,8 +227,10 @@ class Script(TemporaryFolder):
     @unittest.skipUnless(os.name == "posix", "signals of POSIX")
     def test_an_interrupt_while_libraries_load_is_one_line(self):
         for script in ("train.py", "inference.py", "__main__.py"):
-            with self.subTest(script), subprocess.Popen([sys.executable, "-X", "importtime", RESULTS.parent / script], stdout=subprocess.PIPE,
-                                                        stderr=subprocess.PIPE, text=True) as process:
+            command_line = [sys.executable, "-X", "importtime", RESULTS.parent / script]
+            with self.subTest(script), \
+                    subprocess.Popen(command_line, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                     text=True) as process:
                 imported = []
                 while not imported or "torch._C" not in imported[-1]:  # somewhere in the middle of importing torch
                     imported.append(process.stderr.readline())
@@ -222,6 +243,7 @@ class Script(TemporaryFolder):
     def test_closed_streams(self):
         for closed, arguments in [(">&-", "507+159"), ("2>&-", "507+159"), ("<&-", "--stdin")]:
             with self.subTest(closed=closed):
-                done = subprocess.run(["bash", "-c", f'"{sys.executable}" "{RESULTS.parent / "inference.py"}" {arguments} {closed}'],
+                done = subprocess.run(["bash", "-c", f'"{sys.executable}" "{RESULTS.parent / "inference.py"}" '
+                                                     f'{arguments} {closed}'],
                                       input="507+159\n", capture_output=True, text=True)
                 self.assertEqual((done.returncode, done.stderr), (0, ""))

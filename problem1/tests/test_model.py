@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from attention import MultiHeadAttention, create_causal_mask, scaled_dot_product_attention
-from dataset import (PAD_TOKEN, START_TOKEN, VOCAB_SIZE, AdditionDataset, create_dataloaders, encode_problems, padding_mask,
-                     shift_right)
+from dataset import (PAD_TOKEN, START_TOKEN, VOCAB_SIZE, AdditionDataset, create_dataloaders, encode_problems,
+                     padding_mask, shift_right)
 from model import DecoderCache, DecoderLayer, EncoderLayer, FeedForward, PositionalEncoding, Seq2SeqTransformer
 
 TOLERANCE = dict(rtol=0, atol=1e-12)
@@ -17,7 +17,8 @@ TOLERANCE = dict(rtol=0, atol=1e-12)
 
 def small_model(**changes):
     torch.manual_seed(0)
-    return Seq2SeqTransformer(VOCAB_SIZE, **{"d_model": 24, "num_heads": 3, "d_ff": 40, "dropout": 0.0, **changes}).double().eval()
+    return Seq2SeqTransformer(VOCAB_SIZE, **{"d_model": 24, "num_heads": 3, "d_ff": 40, "dropout": 0.0,
+                                             **changes}).double().eval()
 
 
 def problems():
@@ -46,7 +47,8 @@ class AgainstPyTorch(unittest.TestCase):
         copy_attention(ours.self_attn, theirs.self_attn)
         self.copy_rest(ours, theirs)
         padding = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]]).bool()
-        torch.testing.assert_close(ours(self.x, padding[:, None, None]), theirs(self.x, src_key_padding_mask=~padding), **TOLERANCE)
+        torch.testing.assert_close(ours(self.x, padding[:, None, None]), theirs(self.x, src_key_padding_mask=~padding),
+                                   **TOLERANCE)
 
     def test_decoder_layer(self):
         ours, theirs = DecoderLayer(24, 3, 40, 0.0).double(), nn.TransformerDecoderLayer(24, 3, 40, **self.options)
@@ -54,7 +56,8 @@ class AgainstPyTorch(unittest.TestCase):
         copy_attention(ours.cross_attn, theirs.multihead_attn)
         self.copy_rest(ours, theirs)
         causal = create_causal_mask(4)
-        torch.testing.assert_close(ours(self.x, self.memory, None, causal), theirs(self.x, self.memory, tgt_mask=~causal[0, 0]),
+        torch.testing.assert_close(ours(self.x, self.memory, None, causal),
+                                   theirs(self.x, self.memory, tgt_mask=~causal[0, 0]),
                                    **TOLERANCE)
 
 
@@ -80,7 +83,8 @@ class Parts(unittest.TestCase):
     def test_signatures_are_those_of_the_course(self):
         def starts(function, *names):
             self.assertEqual(list(inspect.signature(function).parameters)[:len(names)], list(names))
-        starts(Seq2SeqTransformer, "vocab_size", "d_model", "num_heads", "num_encoder_layers", "num_decoder_layers", "d_ff", "dropout", "max_len")
+        starts(Seq2SeqTransformer, "vocab_size", "d_model", "num_heads", "num_encoder_layers", "num_decoder_layers",
+               "d_ff", "dropout", "max_len")
         starts(Seq2SeqTransformer.forward, "self", "src", "tgt", "src_mask", "tgt_mask")
         starts(Seq2SeqTransformer.encode, "self", "src", "src_mask")
         starts(Seq2SeqTransformer.decode, "self", "tgt", "encoder_output", "src_mask", "tgt_mask")
@@ -103,13 +107,16 @@ class Hooks(unittest.TestCase):
     """Every attention is reached through `forward`, so that PyTorch's hooks fire."""
 
     def hooked(self, model):
-        """Hook and pre-hook all attentions; returns the lists of what they will see: `(queries, weights)`, by attention."""
+        """Hook and pre-hook all attentions; returns the lists of what they will see: `(queries, weights)`, by
+        attention."""
         seen = {}
         for name, module in model.named_modules():
             if isinstance(module, MultiHeadAttention):
                 seen[name] = queries, weights = [], []
-                module.register_forward_pre_hook(lambda module, arguments, queries=queries: queries.append(arguments[0].shape))
-                module.register_forward_hook(lambda module, arguments, output, weights=weights: weights.append(output[1].shape))
+                module.register_forward_pre_hook(lambda module, arguments,
+                                                 queries=queries: queries.append(arguments[0].shape))
+                module.register_forward_hook(lambda module, arguments, output,
+                                             weights=weights: weights.append(output[1].shape))
         self.assertEqual(len(seen), 6)
         return seen
 
@@ -136,7 +143,7 @@ class Hooks(unittest.TestCase):
         model, (source, _) = small_model(), problems()
         before = model.generate(source, 6)
         for layer in model.decoder_layers:
-            layer.cross_attn.W_o.register_forward_pre_hook(lambda module, arguments: (100 * arguments[0].roll(1, dims=0),))
+            layer.cross_attn.W_o.register_forward_pre_hook(lambda module, inputs: (100 * inputs[0].roll(1, dims=0),))
         self.assertFalse(torch.equal(model.generate(source, 6), before))
 
 
@@ -163,7 +170,8 @@ class WholeModel(unittest.TestCase):
         model, (source, target) = small_model(), problems()
         padded = torch.cat([source, torch.full((3, 4), PAD_TOKEN)], dim=1)
         mask = padding_mask(padded)
-        torch.testing.assert_close(model(padded, shift_right(target), mask), model(source, shift_right(target)), **TOLERANCE)
+        torch.testing.assert_close(model(padded, shift_right(target), mask), model(source, shift_right(target)),
+                                   **TOLERANCE)
         self.assertTrue(torch.equal(model.generate(padded, 4, src_mask=mask), model.generate(source, 4)))
         self.assertGreater((model(padded, shift_right(target)) - model(source, shift_right(target))).abs().max(), 1e-4)
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import unittest
 
 import torch
@@ -19,7 +20,8 @@ class Shared(unittest.TestCase):
     @unittest.skipUnless((RESULTS.parent.parent / "problem2").is_dir(), "the folder is on its own")
     def test_both_problems_have_the_same_files(self):
         for folder in SHARED:
-            contents = [{path.name: path.read_bytes() for path in (RESULTS.parent.parent / problem / folder).glob("*.py")}
+            contents = [{path.name: path.read_bytes()
+                         for path in (RESULTS.parent.parent / problem / folder).glob("*.py")}
                         for problem in ("problem1", "problem2")]
             self.assertTrue(contents[0])
             self.assertEqual(contents[0].keys(), contents[1].keys())
@@ -37,20 +39,33 @@ class Digests(TemporaryFolder):
         torch.save(state, self.folder / "x")
         self.assertEqual(weights_digest(torch.load(self.folder / "x", weights_only=True)), same)
         self.assertEqual(weights_digest({"a": state["a"].T.contiguous().T, "b": state["b"].clone()}), same)
-        for change in ({"a": state["a"] + 1e-6}, {"a": state["a"].flatten()}, {"b": torch.tensor(1.0, dtype=torch.float64)}):
+        for change in ({"a": state["a"] + 1e-6}, {"a": state["a"].flatten()},
+                       {"b": torch.tensor(1.0, dtype=torch.float64)}):
             self.assertNotEqual(weights_digest(state | change), same)
         self.assertNotEqual(weights_digest({"c": state["a"], "b": state["b"]}), same)
         self.assertEqual(len(weights_digest({"h": torch.zeros(2, dtype=torch.bfloat16)})), 64)
 
     def test_records_of_other_weights_are_found(self):
-        for name, value in [("mine", {"weights_sha256": "1"}), ("other", {"weights_sha256": "2"}), ("none", {}), ("list", [1]),
-                            ("in/other", {"weights_sha256": "2"}), ("several", {"weights_sha256": {"one": "1", "two": "2"}})]:
+        for name, value in [("mine", {"weights_sha256": "1"}), ("other", {"weights_sha256": "2"}), ("none", {}),
+                            ("list", [1]),
+                            ("in/other", {"weights_sha256": "2"}),
+                            ("several", {"weights_sha256": {"one": "1", "two": "2"}})]:
             write_json(self.folder / f"{name}.json", value)
         (self.folder / "broken.json").write_text("{")
-        found = lambda *arguments: [path.stem for path in records_of_other_weights(self.folder, *arguments)]  # noqa: E731
+        found = lambda *arguments: [path.stem
+                                    for path in records_of_other_weights(self.folder, *arguments)]  # noqa: E731
         self.assertEqual(found("1"), ["other", "other"])
         self.assertEqual(found("1", "one"), found("1"))
         self.assertIn("several", found("1", "two"))
+
+
+class Json(TemporaryFolder):
+    def test_floats_have_as_many_digits_as_mean_something(self):
+        value = {"a": [1 / 3, 2e-9 / 3, (True, None, 10 ** 20)], "b": {"c": 1234567.0, "d": "0.123456789"}}
+        write_json(self.folder / "x.json", value)
+        self.assertEqual(json.loads((self.folder / "x.json").read_text()),
+                         {"a": [0.333333, 6.66667e-10, [True, None, 10 ** 20]],
+                          "b": {"c": 1234570.0, "d": "0.123456789"}})
 
 
 class Runs(unittest.TestCase):
@@ -59,6 +74,7 @@ class Runs(unittest.TestCase):
         self.assertIsNone(difference(saved, {"seed": 0, "training": {"lr": 0.002}}))
         self.assertEqual(difference(saved, {"seed": 0, "training": {"lr": 0.5, "epochs": 1}}), "lr 0.002, now 0.5")
         self.assertEqual(difference(saved, {"new": "c" * 64}), "new None, now cccccccccccc...")
+        self.assertIsNone(difference({"lr": 0.123457}, {"lr": 0.123456789}))
         self.assertEqual(difference({"training": 3}, {"training": {}}), "training 3, now {}")
 
 
@@ -101,8 +117,10 @@ class Lines(unittest.TestCase):
 
     def test_errors_stand_in_their_place(self):
         output = io.StringIO()
-        good = answer_lines(io.BytesIO(b"a\nlonger\nb\n"), output, 5, 2, lambda lines: [ValueError("no b") if line == "b" else line for line in lines])
-        self.assertEqual((good, output.getvalue()), (False, "a\nerror: a line of more than 5 characters\nerror: no b\n"))
+        good = answer_lines(io.BytesIO(b"a\nlonger\nb\n"), output, 5, 2,
+                            lambda lines: [ValueError("no b") if line == "b" else line for line in lines])
+        self.assertEqual((good, output.getvalue()),
+                         (False, "a\nerror: a line of more than 5 characters\nerror: no b\n"))
 
 
 if __name__ == "__main__":

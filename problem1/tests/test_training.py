@@ -1,4 +1,4 @@
-"""Training: resumed runs end in the same bits, the best epoch is kept, bad runs stop in one line."""
+"""Training: resumed runs end in identical weights, the best epoch is kept, bad runs stop in one line."""
 
 import json
 import shutil
@@ -9,16 +9,17 @@ import torch
 from torch.nn import functional as F
 
 import train
-import training
-from checkpoint import load_model
 from dataset import PAD_TOKEN
-from support.files import replacing
+from learning import loop
+from learning.checkpoint import load_model
+from learning.loop import TrainingConfig, learning_rate
 from model import Seq2SeqTransformer
 from support.digests import weights_digest
+from support.files import replacing
 from tests.helpers import TemporaryFolder, command
-from training import TrainingConfig, learning_rate
 
-SMALL = ("--d-model", 16, "--num-heads", 2, "--num-layers", 1, "--d-ff", 16, "--batch-size", 8, "--dropout", 0.1, "--device", "cpu")
+SMALL = ("--d-model", 16, "--num-heads", 2, "--num-layers", 1, "--d-ff", 16, "--batch-size", 8, "--dropout", 0.1,
+         "--device", "cpu")
 
 
 class LearningRate(TemporaryFolder):
@@ -39,20 +40,20 @@ class FocalLoss(unittest.TestCase):
 
     def test_without_focus_is_the_cross_entropy(self):
         expected = F.cross_entropy(self.logits.flatten(0, 1), self.target.flatten())
-        for value in training.focal_loss(self.logits, self.target, 0.0):
+        for value in loop.focal_loss(self.logits, self.target, 0.0):
             torch.testing.assert_close(value, expected)
 
     def test_is_the_mean_weighted_by_what_is_missing_to_certainty(self):
         p = self.logits.softmax(-1).gather(2, self.target.unsqueeze(2)).squeeze(2)
         for focus in (1.0, 2.0):
             expected = ((1 - p) ** focus * -p.log()).sum() / ((1 - p) ** focus).sum()
-            torch.testing.assert_close(training.focal_loss(self.logits, self.target, focus)[0], expected)
+            torch.testing.assert_close(loop.focal_loss(self.logits, self.target, focus)[0], expected)
 
     def test_weights_pass_no_gradient_and_padding_does_not_count(self):
         logits = self.logits.clone().requires_grad_()
         target = self.target.clone()
         target[2, 1:] = PAD_TOKEN
-        training.focal_loss(logits, target, 1.0)[0].backward()
+        loop.focal_loss(logits, target, 1.0)[0].backward()
         self.assertEqual(logits.grad[2, 1:].abs().sum(), 0)
         real = target != PAD_TOKEN
         p = logits.detach().softmax(-1)
@@ -64,14 +65,16 @@ class Optimizer(TemporaryFolder):
     def test_is_fused_only_where_a_fused_step_works(self):
         model = Seq2SeqTransformer(13, 4, 1, 1, 1, 4)
         release = tuple(map(int, torch.__version__.split(".")[:2]))
-        self.assertEqual(training.make_optimizer(model, TrainingConfig()).defaults["fused"], release >= (2, 4))
-        with mock.patch.object(torch.optim.AdamW, "step", side_effect=NotImplementedError):  # as torch 2.0 fails, and only when it steps
-            self.assertFalse(training.make_optimizer(model, TrainingConfig()).defaults["fused"])
+        self.assertEqual(loop.make_optimizer(model, TrainingConfig()).defaults["fused"], release >= (2, 4))
+        with mock.patch.object(torch.optim.AdamW, "step",
+                               side_effect=NotImplementedError):  # as torch 2.0 fails, and only when it steps
+            self.assertFalse(loop.make_optimizer(model, TrainingConfig()).defaults["fused"])
 
 
 class Train(TemporaryFolder):
     def train(self, name, *options, epochs=4):
-        return command(train.main, "--data-dir", self.small_data(), "--output-dir", self.folder / name, "--epochs", epochs, *SMALL, *options)
+        return command(train.main, "--data-dir", self.small_data(), "--output-dir", self.folder / name, "--epochs",
+                       epochs, *SMALL, *options)
 
     def weights(self, name):
         return dict(load_model(self.folder / name / "best_model.pth")[0].named_parameters())
@@ -85,20 +88,21 @@ class Train(TemporaryFolder):
 
     def interrupted(self, name, after):
         """A run that is interrupted while it trains the epoch that follows epoch `after`."""
-        original = training.train_epoch
+        original = loop.train_epoch
 
         def train_epoch(model, loader, optimizer, config, epoch):
             if epoch > after:
                 raise KeyboardInterrupt
             return original(model, loader, optimizer, config, epoch)
-        with mock.patch.object(training, "train_epoch", train_epoch):
+        with mock.patch.object(loop, "train_epoch", train_epoch):
             self.assert_one_line(self.train(name), "--resume")
 
     def test_leaves_weights_log_and_curves(self):
         status, output, errors = self.train("run")
         self.assertEqual((status, errors), (0, ""))
         self.assertEqual(output.count("\n"), 5, "a line an epoch, and one at the end")
-        self.assertEqual(sorted(path.name for path in (self.folder / "run").glob("[!.]*")), ["best_model.pth", "training_curves.png", "training_log.json"])
+        self.assertEqual(sorted(path.name for path in (self.folder / "run").glob("[!.]*")),
+                         ["best_model.pth", "training_curves.png", "training_log.json"])
         log = self.log("run")
         self.assertEqual(len(log["epochs"]), 4)
         self.assertLess(log["epochs"][3]["train"]["loss"], log["epochs"][0]["train"]["loss"])
@@ -109,9 +113,9 @@ class Train(TemporaryFolder):
     def test_the_weights_kept_are_those_of_the_best_epoch(self):
         results = [{"exact_match": match, "loss": loss, "n": 20, "exact_match_interval": [0, 1], "token_accuracy": 0.5}
                    for match, loss in [(0.1, 3), (0.6, 1), (0.6, 2), (0.2, 1), (0.6, 2)]]
-        with mock.patch.object(training, "evaluate", side_effect=results):
+        with mock.patch.object(loop, "evaluate", side_effect=results):
             self.train("four")
-        with mock.patch.object(training, "evaluate", side_effect=results):
+        with mock.patch.object(loop, "evaluate", side_effect=results):
             self.interrupted("three", after=3)
         last = torch.load(self.folder / "three" / "resume.pth", weights_only=True)
         self.assertEqual(self.log("four")["best_epoch"], 3)
@@ -129,7 +133,8 @@ class Train(TemporaryFolder):
         self.train("whole")
         self.interrupted("stopped", after=2)
         self.train("other", "--seed", 9, epochs=1)
-        shutil.copy(self.folder / "other" / "best_model.pth", self.folder / "stopped")  # not to be taken for the best so far
+        shutil.copy(self.folder / "other" / "best_model.pth",
+                    self.folder / "stopped")  # not to be taken for the best so far
         self.assertEqual(len(self.log("stopped")["epochs"]), 2)
         self.assertEqual(self.train("stopped", "--resume")[0], 0)
         self.assert_same_bits("whole", "stopped")
@@ -139,7 +144,8 @@ class Train(TemporaryFolder):
 
     def test_what_cannot_be_resumed_is_said_in_one_line(self):
         self.interrupted("stopped", after=1)
-        self.assert_one_line(self.train("stopped", "--resume", "--lr", 0.5), "interrupted run differs in lr 0.002, now 0.5:")
+        self.assert_one_line(self.train("stopped", "--resume", "--lr", 0.5),
+                             "interrupted run differs in lr 0.002, now 0.5:")
         self.assert_one_line(self.train("stopped", "--resume", "--d-ff", 8), "differs in d_ff 16, now 8:")
         state = torch.load(self.folder / "stopped" / "resume.pth", weights_only=True)
         for value in ({}, {"log": 3}, state | {"model": {}}, state | {"optimizer": {}}, state | {"optimizer": 3}):
@@ -149,9 +155,11 @@ class Train(TemporaryFolder):
         self.assert_one_line(self.train("stopped", "--resume"), "no dict")
         torch.save(state, self.folder / "stopped" / "resume.pth")
         (self.folder / "data" / "train.json").write_text((self.folder / "data" / "train.json").read_text() + " ")
-        self.assert_one_line(command(train.main, "--data-dir", self.folder / "data", "--output-dir", self.folder / "stopped", "--epochs", 4,
+        self.assert_one_line(command(train.main, "--data-dir", self.folder / "data", "--output-dir",
+                                     self.folder / "stopped", "--epochs", 4,
                                      *SMALL, "--resume"), "differs in train ")
-        (self.folder / "stopped" / "resume.pth").write_bytes((self.folder / "stopped" / "resume.pth").read_bytes()[:1000])
+        (self.folder / "stopped"
+         / "resume.pth").write_bytes((self.folder / "stopped" / "resume.pth").read_bytes()[:1000])
         self.assert_one_line(self.train("stopped", "--resume"), "damaged")
 
     def test_a_run_interrupted_in_its_first_epoch_can_be_resumed(self):
@@ -165,7 +173,8 @@ class Train(TemporaryFolder):
         before = {path: path.read_bytes() for path in (self.folder / "run").iterdir()}
         status, output, errors = self.train("run", "--resume")
         self.assertEqual((status, output, errors), (0, f"the run in {self.folder / 'run'} is finished already\n", ""))
-        self.assert_one_line(self.train("run", "--resume", "--seed", 5), "finished run that differs in seed 0, now 5:", "--output-dir")
+        self.assert_one_line(self.train("run", "--resume", "--seed", 5), "finished run that differs in seed 0, now 5:",
+                             "--output-dir")
         self.assertEqual({path: path.read_bytes() for path in (self.folder / "run").iterdir()}, before)
 
     def test_records_of_other_weights_are_named(self):
@@ -173,23 +182,28 @@ class Train(TemporaryFolder):
         (self.folder / "run" / "head_analysis" / "carry.json").write_text('{"weights_sha256": "other"}')
         (self.folder / "run" / "exhaustive.json").write_text('{"weights_sha256": "other"}')
         output = self.train("run", epochs=1)[1]
-        self.assertRegex(output, r"of other weights now: exhaustive.json, head_analysis.carry.json; make them again with python analyze.py")
+        self.assertRegex(output, r"of other weights now: exhaustive.json, head_analysis.carry.json; make them again "
+                                 "with python analyze.py")
         self.assertEqual(self.log("run")["weights_sha256"], weights_digest(self.weights("run")))
 
     def test_a_loss_that_is_not_finite_stops_training(self):
-        with mock.patch.object(training, "focal_loss", return_value=(torch.tensor(float("nan")), None)):
+        with mock.patch.object(loop, "focal_loss", return_value=(torch.tensor(float("nan")), None)):
             self.assert_one_line(self.train("run"), "the loss is nan at step 1, learning rate", "--lr")
 
     def test_bad_options_exit_with_2(self):
-        for options in [("--lr", 0), ("--lr", "nan"), ("--dropout", 1), ("--epochs", 0), ("--batch-size", "x"), ("--d-model", 10, "--num-heads", 4),
+        for options in [("--lr", 0), ("--lr", "nan"), ("--dropout", 1), ("--epochs", 0), ("--batch-size", "x"),
+                        ("--d-model", 10, "--num-heads", 4),
                         ("--device", "abacus"), ("--device", "meta"), ("--device", "cuda:99"), ("--nonsense",),
-                        ("--seed", 10 ** 14), ("--d-model", 10 ** 9), ("--d-ff", 10 ** 9), ("--num-layers", 10 ** 9), ("--num-layers", 1000, "--d-model", 8192), ("--batch-size", 10 ** 20)]:
+                        ("--seed", 10 ** 14), ("--d-model", 10 ** 9), ("--d-ff", 10 ** 9), ("--num-layers", 10 ** 9),
+                        ("--num-layers", 1000, "--d-model", 8192), ("--batch-size", 10 ** 20)]:
             with self.subTest(options=options):
-                self.assert_one_line(command(train.main, "--data-dir", self.small_data(), "--output-dir", self.folder, *options))
+                self.assert_one_line(command(train.main, "--data-dir", self.small_data(), "--output-dir", self.folder,
+                                             *options))
 
     def test_missing_data_is_made(self):
         with mock.patch("generate_data.generate", side_effect=lambda folder, n: self.small_data()) as generate:
-            status, *_ = command(train.main, "--data-dir", self.folder / "data", "--output-dir", self.folder / "run", "--epochs", 1, *SMALL)
+            status, *_ = command(train.main, "--data-dir", self.folder / "data", "--output-dir", self.folder / "run",
+                                 "--epochs", 1, *SMALL)
         self.assertEqual((status, generate.call_count), (0, 1))
 
     def test_an_output_folder_that_cannot_be_written_is_one_line(self):

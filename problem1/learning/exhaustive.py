@@ -4,9 +4,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-from carries import carry_pattern, cascade_length
-from support.cli import Progress, UserError
 from dataset import encode_problems, number_range, numbers_of, shift_right
+from learning.carries import carry_pattern, cascade_length
+from support.cli import Progress, UserError
 
 MOST_PAIRS = 10 ** 6
 LISTED_ERRORS = 1_000
@@ -40,15 +40,17 @@ def predict(model, a, b, num_digits):
 
 
 def predict_forced(model, a, b, num_digits):
-    """As `predict`, but in one pass behind the right digits: an answer is right throughout if and only if `predict`'s is, because
-    behind right digits decoding takes just that path. Where it is wrong, its later digits can differ from `predict`'s."""
+    """As `predict`, but in one pass with teacher forcing. An answer is right throughout if and only if `predict`'s is,
+    since after right digits decoding takes that very path. Where it is wrong, its later digits can differ from
+    `predict`'s."""
     device = next(model.parameters()).device
     source, target = encode_problems(a, b, num_digits)
     return model(source.to(device), shift_right(target).to(device)).argmax(dim=-1).cpu(), target
 
 
 def answers(model, num_digits, pairs, batch_size, predict=predict):
-    """The model's answers to the first `pairs` of all pairs, batch by batch, in order: `(a [N], b [N], predicted, target)`."""
+    """The model's answers to the first `pairs` of all pairs, batch by batch, in order: `(a [N], b [N], predicted,
+    target)`."""
     @torch.no_grad()
     def answer(start):
         a, b = all_pairs(num_digits, start, min(start + batch_size, pairs))
@@ -70,15 +72,16 @@ def check_all_pairs(model, num_digits, training_sources, batch_size=BATCH_SIZE, 
         predict: `predict`, or `predict_forced`.
 
     Returns:
-        A record: `pairs`, `errors`, `exact_match`; the same for pairs `unseen` in training; `by_carry_pattern` (keys are
-        the columns that carry, most significant first) and `by_cascade_length`; `error_list`, the first 1,000 of them.
+        A record: `pairs`, `errors`; the same for pairs `unseen` in training; `by_carry_pattern` (keys are the columns
+        that carry, most significant first) and `by_cascade_length`; `error_list`, the first 1,000 of them.
 
     Raises:
         UserError: if there are more pairs than can be gone through.
     """
     pairs = count_pairs(num_digits)
     if pairs > MOST_PAIRS:
-        raise UserError(f"{pairs:.1e} pairs of {num_digits}-digit numbers are too many to try them all; three digits are the most")
+        raise UserError(f"{pairs:.1e} pairs of {num_digits}-digit numbers are too many to try them all; three digits "
+                        "are the most")
     progress = Progress("pairs", pairs)
     wrong = torch.zeros(pairs, dtype=torch.bool)
     error_list = []
@@ -102,6 +105,5 @@ def check_all_pairs(model, num_digits, training_sources, batch_size=BATCH_SIZE, 
 
 
 def score(wrong):
-    """Count of pairs and errors, and the share answered right, from the bools `wrong [N]`."""
-    errors = int(wrong.sum())
-    return {"pairs": len(wrong), "errors": errors, "exact_match": 1 - errors / max(len(wrong), 1)}
+    """Count of pairs and errors, from the bools `wrong [N]`."""
+    return {"pairs": len(wrong), "errors": int(wrong.sum())}

@@ -10,16 +10,20 @@ from model import PositionalEncoding
 
 
 class PyTorchTransformer(nn.Module):
-    """`Seq2SeqTransformer` made of `nn.Transformer`, with its own embedding, positions and projection; same sizes, same parameters."""
+    """`Seq2SeqTransformer` made of `nn.Transformer`, with its own embedding, positions and projection; same sizes, same
+    parameters."""
 
-    def __init__(self, vocab_size, d_model, num_heads, num_encoder_layers, num_decoder_layers, d_ff, dropout, max_len=100):
+    def __init__(self, vocab_size, d_model, num_heads, num_encoder_layers, num_decoder_layers, d_ff, dropout,
+                 max_len=100):
         super().__init__()
         self.embedding = nn.Embedding(vocab_size, d_model)
         self.positional_encoding = PositionalEncoding(d_model, max_len)
         options = {"dropout": dropout, "batch_first": True, "norm_first": True}
         layer = nn.TransformerEncoderLayer(d_model, num_heads, d_ff, **options)
-        encoder = nn.TransformerEncoder(layer, num_encoder_layers, nn.LayerNorm(d_model), enable_nested_tensor=False)  # else it warns
-        self.transformer = nn.Transformer(d_model, num_heads, num_encoder_layers, num_decoder_layers, d_ff, custom_encoder=encoder, **options)
+        encoder = nn.TransformerEncoder(layer, num_encoder_layers, nn.LayerNorm(d_model),
+                                        enable_nested_tensor=False)  # else it warns
+        self.transformer = nn.Transformer(d_model, num_heads, num_encoder_layers, num_decoder_layers, d_ff,
+                                          custom_encoder=encoder, **options)
         self.output_projection = nn.Linear(d_model, vocab_size)
         self.dropout = nn.Dropout(dropout)
 
@@ -30,7 +34,8 @@ class PyTorchTransformer(nn.Module):
         """Logits `[B, T, vocab_size]`; `src_mask [B, 1, 1, S]` as for `Seq2SeqTransformer`."""
         causal = torch.ones(tgt.size(1), tgt.size(1), dtype=torch.bool, device=tgt.device).triu(1)  # here True = masked
         padding = None if src_mask is None else ~src_mask[:, 0, 0]
-        hidden = self.transformer(self.embed(src), self.embed(tgt), tgt_mask=causal, src_key_padding_mask=padding, memory_key_padding_mask=padding)
+        hidden = self.transformer(self.embed(src), self.embed(tgt), tgt_mask=causal, src_key_padding_mask=padding,
+                                  memory_key_padding_mask=padding)
         return self.output_projection(hidden)
 
 

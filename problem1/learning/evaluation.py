@@ -30,7 +30,8 @@ def score_tokens(predicted, target):
 
 @contextmanager
 def evaluating(model):
-    """Within the block of code, the model and its parts are in evaluation mode; then each is again in the mode it had."""
+    """Within the block of code, the model and its parts are in evaluation mode; then each is again in the mode it
+    had."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -46,7 +47,7 @@ def evaluate(model, loader):
 
     Exact match is free-running: the model decodes greedily from the start token and sees nothing of the answer.
     With teacher forcing it reads the right digits before each one it predicts. The two exact matches must agree (if
-    every prediction is right behind a right prefix, greedy decoding takes just that path); token accuracies need not.
+    every prediction is right after a right prefix, greedy decoding takes that very path); token accuracies need not.
 
     Returns:
         A dict: `n`, `loss` (mean cross-entropy a token, teacher forcing), `token_accuracy` and `exact_match`
@@ -61,7 +62,8 @@ def evaluate(model, loader):
             source, target = batch["input"].to(device), batch["target"].to(device)
             mask = padding_mask(source)
             logits = model(source, shift_right(target), mask)
-            loss += F.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=PAD_TOKEN, reduction="sum").item()
+            loss += F.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=PAD_TOKEN,
+                                    reduction="sum").item()
             right, real, matches = (count.item() for count in score_tokens(logits.argmax(dim=-1), target))
             forced_right, tokens, forced_matches = forced_right + right, tokens + real, forced_matches + matches
             generated = model.generate(source, target.size(1), src_mask=mask)

@@ -18,7 +18,8 @@ def save_model(path, state_dict):
 
     The model's `about` must hold `num_digits`, and `train_sha256`, the digest of the training data.
     """
-    write_checkpoint(path, {name: value.cpu() if torch.is_tensor(value) else value for name, value in state_dict.items()})
+    write_checkpoint(path,
+                     {name: value.cpu() if torch.is_tensor(value) else value for name, value in state_dict.items()})
 
 
 def load_model(path, device="cpu", remedy="train the model with python train.py"):

@@ -1,4 +1,5 @@
-"""Measurements that are fair: times taken in turn, peak memory, and the matrix products that no implementation can do without.
+"""Measurements that are fair: times taken in turn, peak memory, and the matrix products that no implementation can do
+without.
 
 For computations on the CPU.
 """
@@ -50,20 +51,21 @@ def compare(times, name, base):
     """How `name` compares with `base` in what `times_in_turn` returned.
 
     Returns:
-        A record: the median `seconds` a call of both, `ratio`, the median over the rounds of the ratio within a round, and
-        `ratio_quartiles`, its first and third quartile.
+        A record: the median `seconds` a call of both, `ratio`, the median over the rounds of the ratio within a round,
+        and `ratio_quartiles`, its first and third quartile.
     """
     ratios = [ours / theirs for ours, theirs in zip(times[name], times[base])]
     low, _, high = quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
-    return {"seconds": {key: median(times[key]) for key in (name, base)}, "ratio": median(ratios), "ratio_quartiles": [low, high],
+    return {"seconds": {key: median(times[key]) for key in (name, base)}, "ratio": median(ratios),
+            "ratio_quartiles": [low, high],
             "rounds": len(ratios)}
 
 
 def peak_memory(function):
     """Most bytes of tensors that a call of `function` holds at once beyond what there was before, by torch's own count.
 
-    The count is that of torch's allocator, so it is exact and the same each time; what libraries below it take as scratch
-    space is not in it.
+    The count is that of torch's allocator, so it is exact and the same each time; what libraries below it take as
+    scratch space is not in it.
     """
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler announces itself otherwise
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
@@ -72,14 +74,16 @@ def peak_memory(function):
         path = Path(folder) / "trace.json"
         record.export_chrome_trace(str(path))
         events = json.loads(path.read_bytes())["traceEvents"]
-    changes = sorted(((event["ts"], event["args"]["Bytes"]) for event in events if event["name"] == "[memory]"), key=lambda change: change[0])
+    changes = sorted(((event["ts"], event["args"]["Bytes"]) for event in events if event["name"] == "[memory]"),
+                     key=lambda change: change[0])
     return max(accumulate(size for _, size in changes), default=0)
 
 
 class MatrixProducts(TorchDispatchMode):
     """Notes the factors of every matrix product computed while it is entered, forward and backward.
 
-    `factors` has a pair of `(shape, strides)` for each product; `multiplications` counts all multiplications of numbers.
+    `factors` has a pair of `(shape, strides)` for each product; `multiplications` counts all multiplications of
+    numbers.
     """
 
     def __init__(self):
@@ -96,7 +100,8 @@ class MatrixProducts(TorchDispatchMode):
 
 
 def products_alone(function):
-    """A function that computes the matrix products which `function` computes, in the same shapes and layouts, and nothing else.
+    """A function that computes the matrix products which `function` computes, in the same shapes and layouts, and
+    nothing else.
 
     The floor under `function`: all that is elementwise, moves data or keeps books comes on top.
 
@@ -107,7 +112,8 @@ def products_alone(function):
         function()
     prepared = []
     for factors in record.factors:
-        a, b = (torch.randn(1 + sum((n - 1) * step for n, step in zip(shape, strides))).as_strided(shape, strides) for shape, strides in factors)
+        a, b = (torch.randn(1 + sum((n - 1) * step for n, step in zip(shape, strides))).as_strided(shape, strides)
+                for shape, strides in factors)
         product = torch.mm if a.dim() == 2 else torch.bmm
         prepared.append((product, a, b, product(a, b)))
 
@@ -132,8 +138,8 @@ def time_to_quality(curves, thresholds):
         thresholds: values to reach.
 
     Returns:
-        A record for each threshold: `runs`, how many `reached` it, and of these `seconds` and `samples`, each `[least, median,
-        most]`.
+        A record for each threshold: `runs`, how many `reached` it, and of these `seconds` and `samples`, each `[least,
+        median, most]`.
     """
     records = []
     for threshold in thresholds:
@@ -141,5 +147,6 @@ def time_to_quality(curves, thresholds):
         reached = [point for point in first if point is not None]
         records.append({"threshold": threshold, "runs": len(curves), "reached": len(reached)} | {
             name: [min(values), median(values), max(values)]
-            for name, values in (("seconds", [point[0] for point in reached]), ("samples", [point[1] for point in reached])) if values})
+            for name, values in (("seconds", [point[0] for point in reached]),
+                                 ("samples", [point[1] for point in reached])) if values})
     return records

@@ -1,8 +1,9 @@
-"""Which sites carry the carry: outputs of one run put into another (interchange intervention).
+"""Which sites hold a carry: outputs of one run put into another (interchange intervention).
 
-After Geiger et al. 2021 (arXiv:2106.02997) and, for addition, Quirke & Barez 2023 (arXiv:2310.13121): if a site holds the carry
-into a column, then putting there what it holds in a problem with the other carry must change the answer to exactly the digits that
-the other carry implies. Columns are counted from the right, units are 0; column n of numbers of n digits is the overflow.
+After Geiger et al. 2021 (arXiv:2106.02997) and, for addition, Quirke & Barez 2023 (arXiv:2310.13121): if a site holds
+the carry into a column, then putting there what it holds in a problem with the other carry must change the answer to
+exactly the digits that the other carry implies. Columns are counted from the right, units are 0; column n of numbers of
+n digits is the overflow.
 Shapes in comments: N pairs of problems, T digits of the sum, n digits of a number.
 """
 
@@ -10,14 +11,14 @@ from dataclasses import dataclass
 
 import torch
 
-from carries import carries_out
-from support.cli import Progress
 from dataset import digits_of, encode_problems, number_range, numbers_of
-from evaluation import wilson_interval
-from examination import Examination
-from exhaustive import pair_index
-from heads import Site
-from patterns import source_labels, target_labels
+from heads.examination import Examination
+from heads.patterns import source_labels, target_labels
+from heads.sites import Site
+from learning.carries import carries_out
+from learning.evaluation import wilson_interval
+from learning.exhaustive import pair_index
+from support.cli import Progress
 
 ENOUGH = 0.95
 LARGEST_SET = 8
@@ -26,17 +27,20 @@ CANDIDATES = 24
 SEARCHES = (("carry", "other digits"), ("goes on through a 9",))
 CONDITIONS = {
     "carry": "the donor has the same digits in the column, and the other carry into it",
-    "same carry": "control: the donor has the same digits in the column and the same carry into it; the answer must stay",
-    "other digits": "the donor has other digits in the column, and the other carry into it: a site that holds the digit of the sum, "
-                    "not the carry, fails",
-    "arrives through a 9": "as carry, and the column to the right sums to 9 in both, so that the carry comes from farther off",
+    "same carry": "control: the donor has the same digits in the column and the same carry into it; the answer must "
+                  "stay",
+    "other digits": "the donor has other digits in the column, and the other carry into it: a site that holds the "
+                    "digit of the sum, not the carry, fails",
+    "arrives through a 9": "as carry, and the column to the right sums to 9 in both, so that the carry comes from "
+                           "farther off",
     "goes on through a 9": "as carry, and the column itself sums to 9, so that the carry must go on to the next",
 }
 
 
 @dataclass
 class Pairs:
-    """Base problems with a donor each, `[N]`, that make one condition in one column; `gain [N]`: the donor has a carry."""
+    """Base problems with a donor each, `[N]`, that make one condition in one column; `gain [N]`: the donor has a
+    carry."""
 
     base: tuple
     donor: tuple
@@ -56,7 +60,8 @@ def carry_into(a, b, num_digits):
 
 def conditions_of(column, num_digits):
     """The conditions that can be made in a column."""
-    possible = {"carry": True, "same carry": True, "other digits": column < num_digits, "arrives through a 9": column >= 2,
+    possible = {"carry": True, "same carry": True, "other digits": column < num_digits, "arrives through a 9": column
+                >= 2,
                 "goes on through a 9": column < num_digits}
     return [condition for condition in CONDITIONS if possible[condition]]
 
@@ -107,8 +112,8 @@ def draw_pairs(pool, seen, num_digits, column, condition, count, seed=0):
 class Interchange:
     """Pairs for every condition in one column that two unseen problems make, and the model's runs on their two sides.
 
-    `condition [N]` is the number of each pair's condition in `conditions`; `expected [N, T]` are the digits that the injected
-    carry implies.
+    `condition [N]` is the number of each pair's condition in `conditions`; `expected [N, T]` are the digits that the
+    injected carry implies.
 
     Raises:
         ValueError: if there are no two pairs for the condition carry.
@@ -122,7 +127,8 @@ class Interchange:
         if "carry" not in self.conditions:
             raise ValueError(f"no two unseen problems differ in the carry into column {column} alone")
         drawn = [drawn[condition] for condition in self.conditions]
-        (a, b), (donor_a, donor_b) = ([torch.cat([getattr(pairs, side)[i] for pairs in drawn]) for i in range(2)] for side in ("base", "donor"))
+        (a, b), (donor_a, donor_b) = ([torch.cat([getattr(pairs, side)[i] for pairs in drawn]) for i in range(2)]
+                                      for side in ("base", "donor"))
         self.gain = torch.cat([pairs.gain for pairs in drawn])
         self.condition = torch.cat([torch.full((len(pairs.gain),), number) for number, pairs in enumerate(drawn)])
         self.base = Examination(model, *encode_problems(a, b, num_digits), batch_size)
@@ -132,12 +138,13 @@ class Interchange:
         self.expected = digits_of(total, num_digits + 1).to(self.base.target.device)
 
     def inject(self, sites, rows=None):
-        """Put the donor's outputs at `sites` into the base, for the pairs `rows [N]` (None: all): `(exact [N], digit [N],
-        shift [N])` on the CPU.
+        """Put the donor's outputs at `sites` into the base, for the pairs `rows [N]` (None: all): `(exact [N], digit
+        [N], shift [N])` on the CPU.
 
         exact: the answer is exactly the digits that the injected carry implies; in the control, the answer has changed.
         digit: the digit in the column is the implied one, whatever the others are.
-        shift: how far the logits of the implied digits have risen over those of the base's digits, where the two differ.
+        shift: how far the logits of the implied digits have risen over those of the base's digits, where the two
+            differ.
         """
         rows = self.base.rows() if rows is None else rows
         answers = self.base.answer(sites, self.donor.outputs, rows)
@@ -150,21 +157,26 @@ class Interchange:
                 (answers.tokens[:, place] == expected[:, place]).cpu(), shift.sum(dim=(1, 2)).cpu())
 
     def of(self, *conditions, half=None):
-        """The pairs of these conditions `[N]`, as indices; of the first or second half of them alone if `half` is 0 or 1."""
-        mask = torch.isin(self.condition, torch.tensor([self.conditions.index(name) for name in conditions if name in self.conditions]))
+        """The pairs of these conditions `[N]`, as indices; of the first or second half of them alone if `half` is 0 or
+        1."""
+        mask = torch.isin(self.condition,
+                          torch.tensor([self.conditions.index(name) for name in conditions if name in self.conditions]))
         return (mask if half is None else mask & (torch.arange(len(mask)) % 2 == half)).nonzero().flatten()
 
     def scores(self, sites, half=None):
-        """The outputs at `sites` injected: for each condition `exact`, the share of the pairs with exactly the implied answer (in the
-        control: with a changed one), its Wilson interval, `n`, the share apart for carries injected and removed, `digit`, the share
-        with the implied digit in the column, and the mean `shift`."""
+        """The outputs at `sites` injected: for each condition `exact`, the share of the pairs with exactly the implied
+        answer (in the
+        control: with a changed one), its Wilson interval, `n`, the share apart for carries injected and removed,
+        `digit`, the share with the implied digit in the column, and the mean `shift`."""
         exact, digit, shift = self.inject(sites)
         records = {}
         for condition in self.conditions:
             rows = self.of(condition, half=half)
             gain = self.gain[rows]
-            records[condition] = {"n": len(rows), "exact": share(exact[rows]), "interval": wilson_interval(int(exact[rows].sum()), len(rows)),
-                                  "carry_injected": share(exact[rows][gain]), "carry_removed": share(exact[rows][~gain]),
+            records[condition] = {"n": len(rows), "exact": share(exact[rows]),
+                                  "interval": wilson_interval(int(exact[rows].sum()), len(rows)),
+                                  "carry_injected": share(exact[rows][gain]),
+                                  "carry_removed": share(exact[rows][~gain]),
                                   "digit": share(digit[rows]), "shift": shift[rows].mean().item()}
         return records
 
@@ -191,7 +203,8 @@ def measure_probes(examination, num_digits):
     A ridge classifier is fitted by least squares on one half of the problems and scored on the other.
 
     Returns:
-        A list of records: `site`, `column`, `accuracy` on the other half, `majority` (the share of the commoner answer there), `n` scored.
+        A list of records: `site`, `column`, `accuracy` on the other half, `majority` (the share of the commoner answer
+            there), `n` scored.
     """
     a, b = numbers_of(examination.source.cpu(), num_digits)
     carries = carry_into(a, b, num_digits).float()
@@ -199,13 +212,15 @@ def measure_probes(examination, num_digits):
     records = []
     for site in all_sites(examination):
         x = examination.outputs[site.block][:, site.head, site.position].cpu().double()
-        x = torch.cat([(x - x[fitted].mean(dim=0)) / x[fitted].std(dim=0, correction=0).clamp_min(1e-6), torch.ones(len(x), 1, dtype=x.dtype)], dim=1)
+        x = torch.cat([(x - x[fitted].mean(dim=0)) / x[fitted].std(dim=0, correction=0).clamp_min(1e-6),
+                       torch.ones(len(x), 1, dtype=x.dtype)], dim=1)
         gram = x[fitted].T @ x[fitted] + torch.eye(x.size(1), dtype=x.dtype)
         weights = torch.linalg.solve(gram, x[fitted].T @ (2 * carries[fitted].double() - 1))
         right = ((x[~fitted] @ weights > 0) == carries[~fitted].bool()).float().mean(dim=0)
         for column in range(1, num_digits + 1):
             common = carries[~fitted][:, column].mean().item()
-            records.append({"site": site.name(site_labels(site, num_digits)), "column": column, "accuracy": right[column].item(),
+            records.append({"site": site.name(site_labels(site, num_digits)), "column": column,
+                            "accuracy": right[column].item(),
                             "majority": max(common, 1 - common), "n": int((~fitted).sum())})
     return records
 
@@ -223,10 +238,11 @@ def measure_sites(interchange):
 
 
 def find_smallest_set(interchange, site_records, conditions, heads_only):
-    """A small set of sites that carries the carry, by greedy search among those that shift the answer most when alone.
+    """A small set of sites that holds the carry, by greedy search among those that shift the answer most when alone.
 
-    One half of the pairs is searched on, the other half scores. Sites are added until 95% of the answers, in each of `conditions`,
-    are the implied ones, or adding does not help; then those are taken out again without which that share is as high.
+    One half of the pairs is searched on, the other half scores. Sites are added until 95% of the answers, in each of
+    `conditions`, are the implied ones, or adding does not help; then those are taken out again without which that share
+    is as high.
 
     Args:
         interchange: the pairs.
@@ -235,8 +251,8 @@ def find_smallest_set(interchange, site_records, conditions, heads_only):
         heads_only: whether feed-forward networks are left out.
 
     Returns:
-        A record: `column`, `searched_on`, `heads_only`, `sites`, `conditions` scored on the other half, and `search`, the lowest of the shares
-        on the first half after each addition.
+        A record: `column`, `searched_on`, `heads_only`, `sites`, `conditions` scored on the other half, and `search`,
+        the lowest of the shares on the first half after each addition.
     """
     conditions = [condition for condition in conditions if condition in interchange.conditions]
     alone = [sum(record["conditions"][condition]["shift"] for condition in conditions) for record in site_records]

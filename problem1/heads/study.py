@@ -4,13 +4,13 @@ from dataclasses import dataclass
 
 import torch
 
-from ablation import METHODS, baseline, gradient_importance, measure_ablation, rankings
 from dataset import encode_problems
-from examination import Examination, stratify, unseen_pairs
-from exhaustive import MOST_PAIRS, check_all_pairs, count_pairs, predict_forced
-from heads import all_heads, parse_head, without_heads
-from interchange import CONDITIONS, SEARCHES, Interchange, find_smallest_set, measure_probes, measure_sites
-from pruning import MINIMAL, SMALL, greedy_order, measure_orders, random_orders
+from heads.ablation import METHODS, baseline, gradient_importance, measure_ablation, rankings
+from heads.examination import Examination, stratify, unseen_pairs
+from heads.interchange import CONDITIONS, SEARCHES, Interchange, find_smallest_set, measure_probes, measure_sites
+from heads.pruning import MINIMAL, SMALL, greedy_order, measure_orders, random_orders
+from heads.sites import all_heads, parse_head, without_heads
+from learning.exhaustive import MOST_PAIRS, check_all_pairs, count_pairs, predict_forced
 
 STRATIFIED = 480
 SCORED = 1000
@@ -25,7 +25,8 @@ class Sets:
 
     test: source and target tokens of the test problems.
     scored: the first of them, on which removals of many heads are scored.
-    stratified: as many problems of every combination of carry pattern and cascade length, none of them a test problem, on which
+    stratified: as many problems of every combination of carry pattern and cascade length, none of them a test problem,
+        on which
         heads are ranked: long cascades, rare among all problems, count here.
     pool: all other numbers `(a, b)`, in random order, from which pairs for interchanges are drawn.
     training: source tokens of the training problems.
@@ -39,7 +40,8 @@ class Sets:
 
 
 def choose_problems(train, test, num_digits, num_samples=None):
-    """The `Sets` for datasets of training and test problems; `num_samples` limits the test problems and the stratified ones."""
+    """The `Sets` for datasets of training and test problems; `num_samples` limits the test problems and the stratified
+    ones."""
     a, b = unseen_pairs(num_digits, torch.cat([train.inputs, test.inputs]), seed=0)
     chosen = stratify(a, b, num_digits, min(STRATIFIED, num_samples or STRATIFIED))
     rest = torch.ones(len(a), dtype=torch.bool)
@@ -50,12 +52,13 @@ def choose_problems(train, test, num_digits, num_samples=None):
 
 
 def verdicts(records):
-    """Each head as `critical` (5 points or more lost by every method of ablation), `redundant` (less than 1 by every method), or
-    `depends on the method`, from the records of `measure_ablation` on one set."""
+    """Each head as `critical` (5 points or more lost by every method of ablation), `redundant` (less than 1 by every
+    method), or `depends on the method`, from the records of `measure_ablation` on one set."""
     losses = {}
     for record in records:
         losses.setdefault(record["head"], []).append(-record["exact_match_change"]["mean"])
-    return {head: "critical" if min(values) >= SMALL else "redundant" if max(values) < MINIMAL else "depends on the method"
+    return {head: "critical" if min(values) >= SMALL else "redundant" if max(values) < MINIMAL
+            else "depends on the method"
             for head, values in losses.items()}
 
 
@@ -64,13 +67,15 @@ def prunable_alone(records):
     shares = []
     for method in METHODS:
         losses = [-record["exact_match_change"]["mean"] for record in records if record["method"] == method]
-        shares.append({"method": method, "heads": len(losses), **{name: sum(loss < tolerance for loss in losses) / len(losses)
+        shares.append({"method": method, "heads": len(losses),
+                       **{name: sum(loss < tolerance for loss in losses) / len(losses)
                        for name, tolerance in (("share_1_point", MINIMAL), ("share_5_points", SMALL))}})
     return shares
 
 
 def study_ablation(test, stratified, num_digits):
-    """Ablation of each head on both sets, gradient importance, rankings and verdicts: `(ablation record, importance record)`."""
+    """Ablation of each head on both sets, gradient importance, rankings and verdicts: `(ablation record, importance
+    record)`."""
     ablation = {"baseline": {"test": baseline(test), "stratified": baseline(stratified)},
                 "records": measure_ablation(test, num_digits, {"set": "test"})
                 + measure_ablation(stratified, num_digits, {"set": "stratified"})}
@@ -84,14 +89,15 @@ def study_pruning(scored, stratified, importance, random_draws=RANDOM_ORDERS):
     def ascending(measure):
         return [parse_head(head) for head in reversed(importance["ranking"][measure])]
 
-    orders = {"greedy": greedy_order(stratified), "ablation": ascending("exact match, zero"), "gradient": ascending("gradient"),
+    orders = {"greedy": greedy_order(stratified), "ablation": ascending("exact match, zero"),
+              "gradient": ascending("gradient"),
               **random_orders(stratified.model, random_draws)}
     return {"heads": len(all_heads(stratified.model)), "orders": measure_orders(scored, orders)}
 
 
 def check_pruned(model, pruning, num_digits, training):
-    """Every pair of numbers, answered without the most heads that greedy removal took for less than 1 point of test accuracy; None if
-    there are too many pairs to go through."""
+    """Every pair of numbers, answered without the most heads that greedy removal took for less than 1 point of test
+    accuracy; None if there are too many pairs to go through."""
     if count_pairs(num_digits) > MOST_PAIRS:
         return None
     greedy = pruning["orders"][0]
@@ -112,7 +118,8 @@ def study_carry(model, sets, num_digits, batch_size=512, num_samples=None, save=
         save: called with the record so far after each column.
 
     Returns:
-        The record: `conditions` in words, records of `sites` (see `measure_sites`) and of `sets` (`find_smallest_set`), and `probes`.
+        The record: `conditions` in words, records of `sites` (see `measure_sites`) and of `sets` (`find_smallest_set`),
+            and `probes`.
     """
     count, probed = (min(default, num_samples or default) for default in (PAIRS, PROBED))
     record = {"conditions": CONDITIONS, "sites": [], "sets": [], "probes": []}
@@ -125,9 +132,11 @@ def study_carry(model, sets, num_digits, batch_size=512, num_samples=None, save=
         record["sites"] += sites
         for conditions in SEARCHES:
             if conditions[0] in interchange.conditions:
-                record["sets"] += [find_smallest_set(interchange, sites, conditions, heads_only) for heads_only in (False, True)]
+                record["sets"] += [find_smallest_set(interchange, sites, conditions, heads_only)
+                                   for heads_only in (False, True)]
         save(record)
     if record["sites"]:
         problems = [numbers[-probed:] for numbers in sets.pool]
-        record["probes"] = measure_probes(Examination(model, *encode_problems(*problems, num_digits), batch_size), num_digits)
+        record["probes"] = measure_probes(Examination(model, *encode_problems(*problems, num_digits), batch_size),
+                                          num_digits)
     return record

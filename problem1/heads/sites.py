@@ -1,7 +1,8 @@
 """The places inside the model that can be watched and changed, and what they are called.
 
-A head is called `encoder.0.self.2` or `decoder.1.cross.0`: stack, layer, kind of attention, number. The four heads of one
-attention are a block, `encoder.0.self`; a feed-forward network is a block with one output, `encoder.0.ffn`. The output of a
+A head is called `encoder.0.self.2` or `decoder.1.cross.0`: stack, layer, kind of attention, number. The four heads of
+one attention are a block, `encoder.0.self`; a feed-forward network is a block with one output, `encoder.0.ffn`. The
+output of a
 block is `[N, H, T, D]`: N problems, H heads (1 for a feed-forward network), T positions, D width of one head. A site is
 one head at one position, or at all of them.
 """
@@ -35,7 +36,8 @@ def all_blocks(model):
     for i, layer in enumerate(model.encoder_layers):
         blocks |= {f"encoder.{i}.self": layer.self_attn, f"encoder.{i}.ffn": layer.feed_forward}
     for i, layer in enumerate(model.decoder_layers):
-        blocks |= {f"decoder.{i}.self": layer.self_attn, f"decoder.{i}.cross": layer.cross_attn, f"decoder.{i}.ffn": layer.feed_forward}
+        blocks |= {f"decoder.{i}.self": layer.self_attn, f"decoder.{i}.cross": layer.cross_attn,
+                   f"decoder.{i}.ffn": layer.feed_forward}
     return blocks
 
 
@@ -46,7 +48,8 @@ def attention_blocks(model):
 
 def all_heads(model):
     """A `Site` for each head, at all positions."""
-    return [Site(block, head) for block, attention in attention_blocks(model).items() for head in range(attention.num_heads)]
+    return [Site(block, head) for block, attention in attention_blocks(model).items()
+            for head in range(attention.num_heads)]
 
 
 def parse_head(name):
@@ -69,12 +72,13 @@ def kind_of(site):
 
 @contextmanager
 def intervening(model, functions):
-    """Within the block of code, let functions see and replace the outputs of the model's blocks, by PyTorch's own hooks.
+    """Within the block of code, let functions see and replace the outputs of the model's blocks, by PyTorch's own
+    hooks.
 
     Args:
         model: the model.
-        functions: `{block: function}`; called with the output `[N, H, T, D]`, and returns the output that takes its place, or
-            None to leave it. Inside another `intervening`, the outer function is called first.
+        functions: `{block: function}`; called with the output `[N, H, T, D]`, and returns the output that takes its
+            place, or None to leave it. Inside another `intervening`, the outer function is called first.
 
     Raises:
         ValueError: if the model has no such block.
@@ -90,7 +94,8 @@ def intervening(model, functions):
 
 
 def _hook(module, function):
-    """Hook `function` to the outputs of an attention's heads, which enter its `W_o`, or to that of a feed-forward network."""
+    """Hook `function` to the outputs of an attention's heads, which enter its `W_o`, or to that of a feed-forward
+    network."""
     if not hasattr(module, "W_o"):
         def replace(module, arguments, output):
             changed = function(output.unsqueeze(1))
@@ -109,7 +114,8 @@ def ablated(model, heads, outputs=None):
 
     Args:
         model: the model.
-        heads: names of heads (`encoder.0.self.2`), or `Site`s, which may be at one position and of feed-forward networks.
+        heads: names of heads (`encoder.0.self.2`), or `Site`s, which may be at one position and of feed-forward
+            networks.
         outputs: None for zeros, or what to put in: `{block: [N or 1, H, T, D]}`, as `recorded` gives it.
 
     Raises:
@@ -144,8 +150,9 @@ def _find(model, heads):
 
 @torch.no_grad()
 def without_heads(model, heads):
-    """A smaller copy of the model that answers as it does with `heads` ablated by zeros: their rows of `W_q`, `W_k`, `W_v` and their
-    columns of `W_o` are gone; those left are numbered anew. `heads` as for `ablated`, each at all positions.
+    """A smaller copy of the model that answers as it does with `heads` ablated by zeros: their rows of `W_q`, `W_k`,
+    `W_v` and their columns of `W_o` are gone; those left are numbered anew. `heads` as for `ablated`, each at all
+    positions.
 
     Raises:
         ValueError: if the model has no such head.
@@ -175,7 +182,8 @@ def recorded(model):
 
 @contextmanager
 def recorded_outputs(model):
-    """Within the block of code, keep the outputs of every block: yields `{block: [output [N, H, T, D] of each call]}`."""
+    """Within the block of code, keep the outputs of every block: yields `{block: [output [N, H, T, D] of each
+    call]}`."""
     kept = {block: [] for block in all_blocks(model)}
     with intervening(model, {block: lambda output, block=block: kept[block].append(output.detach()) for block in kept}):
         yield kept

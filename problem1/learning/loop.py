@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass
 import torch
 from torch.nn import functional as F
 
-from checkpoint import save_model
-from support.cli import Progress, UserError
 from dataset import PAD_TOKEN, padding_mask, shift_right
-from evaluation import evaluate, score_tokens
+from learning.checkpoint import save_model
+from learning.evaluation import evaluate, score_tokens
+from support.cli import Progress, UserError
 from support.files import read_checkpoint, read_json, write_checkpoint, write_json
 from support.runs import difference
 
@@ -55,7 +55,8 @@ def make_optimizer(model, config):
 
 
 def can_fuse(device):
-    """Whether this release of torch has AdamW's fused step on the device: before 2.4 on cuda alone, and some find out only when they step."""
+    """Whether this release of torch has AdamW's fused step on the device: before 2.4 on cuda alone, and some find out
+    only when they step."""
     trial = torch.zeros(1, device=device, requires_grad=True)
     trial.grad = torch.zeros_like(trial)
     try:
@@ -66,10 +67,11 @@ def can_fuse(device):
 
 
 def focal_loss(logits, target, focus):
-    """Cross-entropy in which each token counts by max(1 - p, 0.001)^focus, p being the probability that the model gives it.
+    """Cross-entropy in which each token counts by max(1 - p, 0.001)^focus, p being the probability that the model gives
+    it.
 
-    Lin et al. 2017 (arXiv:1708.02002), with weights that do not pass a gradient and have mean one. Tokens that are still
-    hard, here those behind a carry through a column that sums to 9, are not drowned by the many easy ones.
+    Lin et al. 2017 (arXiv:1708.02002), with weights that do not pass a gradient and have mean one. Tokens that are
+    still hard, here those after a carry through a column that sums to 9, are not drowned by the many easy ones.
 
     Args:
         logits: `[B, T, vocab_size]`.
@@ -90,8 +92,8 @@ def train_epoch(model, loader, optimizer, config, epoch):
     """One pass over the training problems with teacher forcing.
 
     Returns:
-        A dict of `loss` (plain cross-entropy), `token_accuracy` and `teacher_forced_exact_match`, averaged over the pass
-        as the weights move, and the last `learning_rate`.
+        A dict of `loss` (plain cross-entropy), `token_accuracy` and `teacher_forced_exact_match`, averaged over the
+        pass as the weights move, and the last `learning_rate`.
 
     Raises:
         UserError: if the loss is not finite.
@@ -116,7 +118,8 @@ def train_epoch(model, loader, optimizer, config, epoch):
         optimizer.step()
         batch_right, batch_tokens, batch_matches = score_tokens(logits.argmax(dim=-1), target)
         loss_sum += plain.item() * batch_tokens.item()
-        right, tokens, matches = right + batch_right.item(), tokens + batch_tokens.item(), matches + batch_matches.item()
+        right, tokens, matches = right + batch_right.item(), tokens + batch_tokens.item(), matches + batch_matches.item(
+            )
         n += len(source)
         progress.update(index + 1)
     return {"loss": loss_sum / tokens, "token_accuracy": right / tokens, "teacher_forced_exact_match": matches / n,
@@ -124,18 +127,19 @@ def train_epoch(model, loader, optimizer, config, epoch):
 
 
 def fit(model, train_loader, val_loader, config, log, output_dir, resume=False):
-    """Train, and keep the weights of the best epoch: highest free-running exact match on validation, the latest of equals.
+    """Train, and keep the weights of the best epoch: highest free-running exact match on validation, the latest of
+    equals.
 
     After each epoch `best_model.pth` (if it is the best), `resume.pth` and `training_log.json` in `output_dir` are
-    replaced; `resume.pth` is there from the start. Every epoch draws its random numbers from its own seed, so that a resumed
-    run ends in identical weights.
+    replaced; `resume.pth` is there from the start. Every epoch draws its random numbers from its own seed, so that a
+    resumed run ends in identical weights.
 
     Args:
         model: the model, initialised.
         train_loader, val_loader: batches of problems.
         config: a `TrainingConfig`.
-        log: what describes the run; a resumed run must have the same, but for its `environment`. Its `num_digits` and the
-            digest of the training data are saved with the weights.
+        log: what describes the run; a resumed run must have the same, but for its `environment`. Its `num_digits` and
+            the digest of the training data are saved with the weights.
         output_dir: folder of the results.
         resume: whether to continue the run that `resume.pth` holds.
 
@@ -151,7 +155,8 @@ def fit(model, train_loader, val_loader, config, log, output_dir, resume=False):
     log, best = log | {"training": asdict(config), "best_epoch": None, "epochs": []}, None
 
     def save_state():
-        write_checkpoint(state_path, {"log": log, "model": model.state_dict(), "optimizer": optimizer.state_dict(), "best": best})
+        write_checkpoint(state_path, {"log": log, "model": model.state_dict(), "optimizer": optimizer.state_dict(),
+                                      "best": best})
 
     if resume:
         log, best = restore(read_checkpoint(state_path, "cpu", "train without --resume"), log, model, optimizer)
@@ -159,14 +164,14 @@ def fit(model, train_loader, val_loader, config, log, output_dir, resume=False):
             save_model(best_path, best)
     else:
         save_state()
+    best_match = max((epoch["val"]["exact_match"] for epoch in log["epochs"]), default=0)
     for epoch in range(len(log["epochs"]) + 1, config.epochs + 1):
         torch.manual_seed(config.seed * 1_000_000 + epoch)
         start = time.perf_counter()
         train = train_epoch(model, train_loader, optimizer, config, epoch)
         val = evaluate(model, val_loader)
-        if log["best_epoch"] is None or val["exact_match"] >= log["epochs"][log["best_epoch"] - 1]["val"]["exact_match"]:
-            log["best_epoch"] = epoch
-            best = copy.deepcopy(model.state_dict())
+        if val["exact_match"] >= best_match:
+            best_match, log["best_epoch"], best = val["exact_match"], epoch, copy.deepcopy(model.state_dict())
             save_model(best_path, best)
         log["epochs"].append({"epoch": epoch, "train": train, "val": val, "seconds": time.perf_counter() - start})
         save_state()
@@ -178,7 +183,8 @@ def fit(model, train_loader, val_loader, config, log, output_dir, resume=False):
 
 
 def description(log):
-    """What of a log says which run it is: all that a run of the same options has in common, whatever machine it runs on."""
+    """What of a log says which run it is: all that a run of the same options has in common, whatever machine it runs
+    on."""
     return {key: value for key, value in log.items() if key not in ("environment", "epochs", "best_epoch")}
 
 
@@ -194,8 +200,8 @@ def is_finished(log, config, output_dir):
     saved = read_json(path, "train without --resume")
     found = difference(saved, description(log) | {"training": asdict(config)})
     if found and "test" in saved:
-        raise UserError(f"{output_dir} holds a finished run that differs in {found}: give the options it had, another --output-dir, "
-                        "or train without --resume to replace it")
+        raise UserError(f"{output_dir} holds a finished run that differs in {found}: give the options it had, another "
+                        "--output-dir, or train without --resume to replace it")
     return "test" in saved
 
 
@@ -212,7 +218,8 @@ def restore(state, log, model, optimizer):
         saved = state["log"]
         found = difference(saved, description(log))
         if found:
-            raise UserError(f"the interrupted run differs in {found}: give the options it had, or train without --resume")
+            raise UserError(f"the interrupted run differs in {found}: give the options it had, or train without "
+                            "--resume")
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         return log | {key: saved[key] for key in ("epochs", "best_epoch")}, state["best"]

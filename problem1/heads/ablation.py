@@ -7,12 +7,12 @@ from itertools import combinations
 
 import torch
 
-from carries import carry_pattern, cascade_length
-from support.cli import Progress
 from dataset import numbers_of, shift_right
-from evaluation import wilson_interval
-from examination import Bootstrap, summary
-from heads import all_heads, attention_blocks, intervening
+from heads.examination import Bootstrap, summary
+from heads.sites import all_heads, attention_blocks, intervening
+from learning.carries import carry_pattern, cascade_length
+from learning.evaluation import wilson_interval
+from support.cli import Progress
 
 METHODS = ("zero", "mean", "resample")
 
@@ -20,14 +20,15 @@ METHODS = ("zero", "mean", "resample")
 def replacements(examination, seed=0):
     """What takes a head's output in each method of ablation: `{method: {block: [N or 1, H, T, D]}, or None for zeros}`.
 
-    zero: nothing. mean: the mean over the problems, at each position. resample: the output in another problem of the set,
-    drawn at random (a derangement by rotation of a random order, so that none keeps its own).
+    zero: nothing. mean: the mean over the problems, at each position. resample: the output in another problem of the
+    set, drawn at random (a derangement by rotation of a random order, so that none keeps its own).
     """
     n = len(examination.source)
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
     other = torch.empty_like(order)
     other[order] = order.roll(1)
-    return {"zero": None, "mean": {block: value.mean(dim=0, keepdim=True) for block, value in examination.outputs.items()},
+    return {"zero": None,
+            "mean": {block: value.mean(dim=0, keepdim=True) for block, value in examination.outputs.items()},
             "resample": {block: value[other] for block, value in examination.outputs.items()}}
 
 
@@ -44,15 +45,21 @@ def measure_ablation(examination, num_digits, about):
     """Ablate each head by each method.
 
     Returns:
-        A list of records: `about`, `head`, `method`, `exact_match` (free-running), and the paired changes against the undisturbed
-        model with bootstrap 95% intervals: `exact_match_change`, `token_accuracy_change`, `margin_change` (logits, teacher forcing);
-        `exact_match_change` again `by_carry_pattern` and `by_cascade_length`, and the change of each digit's accuracy,
-        `by_output_digit`, most significant first.
+        A list of records: `about`, `head`, `method`, and the paired changes of the free-running answers against the
+        undisturbed model with bootstrap 95% intervals: `exact_match_change`, `token_accuracy_change`, `margin_change`
+        (logits, teacher forcing); `exact_match_change` again `by_carry_pattern` and `by_cascade_length`, and the change
+        of each digit's accuracy, `by_output_digit`, most significant first.
     """
     a, b = numbers_of(examination.source.cpu(), num_digits)
     pattern, cascade = carry_pattern(a, b, num_digits), cascade_length(a, b, num_digits)
     bootstrap, clean = Bootstrap(len(a)), examination.clean
     heads = all_heads(examination.model)
+
+    def by_class(match, classes, form):
+        """The change of exact match in each class of the problems, with how many there are."""
+        return {format(key, form): {"n": int((classes == key).sum()), **summary(bootstrap, match, classes == key)}
+                for key in classes.unique().tolist()}
+
     progress = Progress("ablations", len(heads) * len(METHODS))
     records = []
     for method, outputs in replacements(examination).items():
@@ -61,20 +68,19 @@ def measure_ablation(examination, num_digits, about):
             match = (answers.matches.float() - clean.matches.float()).cpu()
             digits = (answers.right.float() - clean.right.float()).cpu()
             records.append({
-                **about, "head": site.name(), "method": method, "n": len(a), "exact_match": answers.matches.float().mean().item(),
-                "exact_match_change": summary(bootstrap, match), "token_accuracy_change": summary(bootstrap, digits.mean(dim=1)),
+                **about, "head": site.name(), "method": method, "exact_match_change": summary(bootstrap, match),
+                "token_accuracy_change": summary(bootstrap, digits.mean(dim=1)),
                 "margin_change": summary(bootstrap, (answers.margin - clean.margin).mean(dim=1).cpu()),
-                "by_carry_pattern": {f"{key:0{num_digits}b}": {"n": int((pattern == key).sum()), **summary(bootstrap, match, pattern == key)}
-                                     for key in pattern.unique().tolist()},
-                "by_cascade_length": {str(key): {"n": int((cascade == key).sum()), **summary(bootstrap, match, cascade == key)}
-                                      for key in cascade.unique().tolist()},
+                "by_carry_pattern": by_class(match, pattern, f"0{num_digits}b"),
+                "by_cascade_length": by_class(match, cascade, "d"),
                 "by_output_digit": [summary(bootstrap, digit) for digit in digits.unbind(dim=1)]})
             progress.update(len(records))
     return records
 
 
 def gradient_importance(examination):
-    """E |dL / dg| of a gate g = 1 on each head's output (Michel et al. 2019, arXiv:1905.10650, equation 2): `{head: importance}`.
+    """E |dL / dg| of a gate g = 1 on each head's output (Michel et al. 2019, arXiv:1905.10650, equation 2): `{head:
+    importance}`.
 
     The gradient is taken problem by problem, and L is the cross-entropy of the whole answer, with teacher forcing.
     """
@@ -117,17 +123,19 @@ def rankings(ablations, gradients):
         gradients: `gradient_importance`.
 
     Returns:
-        A dict: `importance`, `{measure: {head: value}}`, higher is more important (loss of exact match and of margin by each method
-        of ablation, and the gradient); `ranking`, `{measure: [heads, the most important first]}`; `rank_correlation`,
-        `{measure: {measure: Spearman's}}`.
+        A dict: `importance`, `{measure: {head: value}}`, higher is more important (loss of exact match and of margin by
+        each method of ablation, and the gradient); `ranking`, `{measure: [heads, the most important first]}`;
+        `rank_correlation`, `{measure: {measure: Spearman's}}`.
     """
     importance = {f"{what}, {method}": {record["head"]: -record[f"{key}_change"]["mean"] for record in ablations
                                         if record["method"] == method}
                   for what, key in (("exact match", "exact_match"), ("margin", "margin")) for method in METHODS}
     importance["gradient"] = gradients
     return {"importance": importance,
-            "ranking": {measure: sorted(values, key=values.get, reverse=True) for measure, values in importance.items()},
-            "rank_correlation": {one: {other: rank_correlation(list(importance[one].values()), list(importance[other].values()))
+            "ranking": {measure: sorted(values, key=values.get, reverse=True)
+                        for measure, values in importance.items()},
+            "rank_correlation": {one: {other: rank_correlation(list(importance[one].values()),
+                                                               list(importance[other].values()))
                                        for other in importance} for one in importance}}
 
 
@@ -135,8 +143,8 @@ def measure_pairs(examination):
     """Ablate every two heads at once (zero), against ablating each alone: heads that stand in for each other show here.
 
     Returns:
-        A list of records: the `heads`, and with a bootstrap 95% interval the `excess`, the exact match that the two together cost beyond
-        the sum of what each costs alone, paired problem by problem; the largest first.
+        A list of records: the `heads`, and with a bootstrap 95% interval the `excess`, the exact match that the two
+        together cost beyond the sum of what each costs alone, paired problem by problem; the largest first.
     """
     clean = examination.clean.matches.float()
     heads = all_heads(examination.model)

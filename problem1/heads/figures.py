@@ -3,14 +3,14 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from plots import BLUE, GREEN, GREY, ORANGE
+from support.plots import BLUE, GREEN, GREY, ORANGE, RED
 
-RED = "#D55E00"
 METHOD_COLOURS = {"zero": BLUE, "mean": ORANGE, "resample": GREEN}
 
 
 def draw_map(axes, weights, queries, keys, values=False):
-    """Draw attention weights `[T][S]`, from 0 to 1, with a label for each query (row) and key (column); returns the image.
+    """Draw attention weights `[T][S]`, from 0 to 1, with a label for each query (row) and key (column); returns the
+    image.
 
     Raises:
         ValueError: if the labels do not fit the weights.
@@ -25,7 +25,8 @@ def draw_map(axes, weights, queries, keys, values=False):
     if values:
         for (row, column), weight in np.ndenumerate(weights):
             if weight >= 0.005:
-                axes.text(column, row, f"{weight:.2f}", ha="center", va="center", fontsize=7, color="black" if weight > 0.6 else "white")
+                axes.text(column, row, f"{weight:.2f}", ha="center", va="center", fontsize=7, color="black"
+                          if weight > 0.6 else "white")
     return image
 
 
@@ -67,26 +68,31 @@ def plot_case(case):
     """All heads of all layers on one problem.
 
     Args:
-        case: `{"problem": "663 + 497", "answer": "1160", "why": ..., "maps": [{"head", "weights", "queries", "keys"}, ...]}`.
+        case: `{"problem": "663 + 497", "answer": "1160", "why": ..., "maps": [{"head", "weights", "queries", "keys"},
+            ...]}`.
     """
     heads = 1 + max(int(record["head"].rsplit(".", 1)[1]) for record in case["maps"])
     rows = len(case["maps"]) // heads
-    width, height = 2.5 * heads + 1.4, 2.2 * rows + 1.0  # inches; a layout found by matplotlib takes as long as the drawing
+    # In inches: a layout found by matplotlib takes as long as the drawing.
+    width, height = 2.5 * heads + 1.4, 2.2 * rows + 1.0
     figure = Figure(figsize=(width, height))
     figure.suptitle(f"{case['problem']} = {case['answer']}   ({case['why']})", y=1 - 0.2 / height)
     grid = figure.subplots(rows, heads, squeeze=False, gridspec_kw={
-        "left": 0.75 / width, "right": 1 - 1.0 / width, "bottom": 0.65 / height, "top": 1 - 0.6 / height, "wspace": 0.2, "hspace": 0.35})
+        "left": 0.75 / width, "right": 1 - 1.0 / width, "bottom": 0.65 / height, "top": 1 - 0.6 / height, "wspace": 0.2,
+        "hspace": 0.35})
     for axes, record in zip(grid.flat, case["maps"]):
         image = draw_map(axes, record["weights"], record["queries"], record["keys"])
         axes.set_title(record["head"], fontsize=9)
     figure.supxlabel("key: the token that is read (^: start)", y=0.15 / height)
-    figure.supylabel("query: in the encoder the token that reads, in the decoder the digit being produced", x=0.15 / width)
+    figure.supylabel("query: in the encoder the token that reads, in the decoder the digit being produced",
+                     x=0.15 / width)
     figure.colorbar(image, cax=figure.add_axes([1 - 0.8 / width, 0.2, 0.2 / width, 0.6]), label="attention weight")
     return figure
 
 
 def plot_importance(records, gradients, baseline):
-    """Loss of exact match without each head, by method of ablation with 95% intervals, and gradient importance beside it."""
+    """Loss of exact match without each head, by method of ablation with 95% intervals, and gradient importance beside
+    it."""
     heads = list(gradients)
     figure = Figure(figsize=(10, 0.3 * len(heads) + 1.6), layout="constrained")
     loss, gradient = figure.subplots(1, 2, sharey=True, width_ratios=[2, 1])
@@ -100,7 +106,8 @@ def plot_importance(records, gradients, baseline):
     loss.set_yticks(place, labels=heads, fontsize=8)
     loss.set_ylim(len(heads) - 0.4, -0.6)
     loss.set(xlabel="points of exact match lost (bar: 95% interval)", xlim=(0, 100),
-             title=f"Ablation of one head ({records[0]['set']} problems, n = {baseline['n']:,}; with all heads {baseline['exact_match']:.2%})")
+             title=f"Ablation of one head ({records[0]['set']} problems, n = {baseline['n']:,}; with all heads "
+                   f"{baseline['exact_match']:.2%})")
     loss.legend(title="output replaced by", loc="lower right")
     gradient.barh(place, list(gradients.values()), color=GREY)
     gradient.set(xlabel="E |dL/dgate| (nats)", title="Gradient importance", xlim=(0, None))
@@ -114,23 +121,27 @@ def plot_breakdown(records, method="resample"):
     """Loss of exact match by carry pattern and cascade length, and of each output digit, a row for each head."""
     chosen = [record for record in records if record["method"] == method]
     blocks = {"carries of the columns": "by_carry_pattern", "cascade length": "by_cascade_length"}
-    tables = {title: (list(chosen[0][key]), [[-100 * value["mean"] for value in record[key].values()] for record in chosen])
+    tables = {title: (list(chosen[0][key]), [[-100 * value["mean"] for value in record[key].values()]
+                                             for record in chosen])
               for title, key in blocks.items()}
     digits = len(chosen[0]["by_output_digit"])
     tables["digit of the sum"] = ([f"s{10 ** k}" for k in range(digits - 1, -1, -1)],
                                   [[-100 * value["mean"] for value in record["by_output_digit"]] for record in chosen])
     figure = Figure(figsize=(11, 0.26 * len(chosen) + 2), layout="constrained")
-    panels = figure.subplots(1, len(tables), sharey=True, width_ratios=[len(labels) + 1 for labels, _ in tables.values()])
+    panels = figure.subplots(1, len(tables), sharey=True,
+                             width_ratios=[len(labels) + 1 for labels, _ in tables.values()])
     for axes, (title, (labels, table)) in zip(panels, tables.items()):
         image = axes.imshow(table, vmin=0, vmax=100, cmap="viridis", aspect="auto", interpolation="nearest")
         axes.set_xticks(range(len(labels)), labels=labels, rotation=45 if len(labels) > 4 else 0)
         axes.set_title(title, fontsize=10)
         for (row, column), value in np.ndenumerate(np.array(table)):
             if value >= 0.5:
-                axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=7, color="black" if value > 60 else "white")
+                axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=7, color="black" if value > 60
+                          else "white")
     panels[0].set_yticks(range(len(chosen)), labels=[record["head"] for record in chosen], fontsize=8)
     figure.colorbar(image, ax=panels, label="points lost")
-    figure.suptitle(f"What each head's ablation ({method}) costs: exact match, and accuracy of each digit, stratified problems")
+    figure.suptitle(f"What each head's ablation ({method}) costs: exact match, and accuracy of each digit, stratified "
+                    "problems")
     return figure
 
 
@@ -144,7 +155,8 @@ def plot_rank_correlation(correlation):
     axes.set_xticks(range(len(names)), labels=names, rotation=40, ha="right")
     axes.set_yticks(range(len(names)), labels=names)
     for (row, column), value in np.ndenumerate(table):
-        axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=9, color="white" if abs(value) > 0.6 else "black")
+        axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=9, color="white" if abs(value) > 0.6
+                  else "black")
     axes.set_title("Do the rankings of the heads agree?")
     figure.colorbar(image, ax=axes, label="Spearman's rank correlation")
     return figure
@@ -159,17 +171,21 @@ def plot_pruning(orders, subsets):
         name, match = record["order"], record["exact_match"]
         colour, style = styles.get(name, (GREY, "-"))
         label = name if name in styles else "random (each of the draws)" if name == "random 1" else None
-        curves.plot(range(len(match)), match, style, color=colour, label=label, linewidth=1.6 if name in styles else 0.6,
+        curves.plot(range(len(match)), match, style, color=colour, label=label, linewidth=1.6 if name in styles
+                    else 0.6,
                     alpha=1 if name in styles else 0.5, markersize=4, zorder=3 if name in styles else 1)
     curves.set(xlabel="heads removed (output zero)", ylabel="exact match, free-running", ylim=(-0.02, 1.02),
                title=f"In order, scored on {orders[0]['n']:,} test problems (cut below 50%)")
     for kind, colour, marker in zip(dict.fromkeys(record["kind"] for record in subsets), (BLUE, ORANGE, GREEN), "os^"):
         chosen = [record for record in subsets if record["kind"] == kind]
         removed = [record["removed"] for record in chosen]
-        sets.plot(removed, [record["best"] for record in chosen], color=colour, marker=marker, label=f"{kind}: best subset")
-        sets.plot(removed, [record["mean"] for record in chosen], color=colour, marker=marker, linestyle="--", markerfacecolor="white",
+        sets.plot(removed, [record["best"] for record in chosen], color=colour, marker=marker,
+                  label=f"{kind}: best subset")
+        sets.plot(removed, [record["mean"] for record in chosen], color=colour, marker=marker, linestyle="--",
+                  markerfacecolor="white",
                   label=f"{kind}: mean of all")
-    sets.set(xlabel="heads of that type removed", title=f"All subsets of each type, {subsets[0]['n']:,} stratified problems")
+    sets.set(xlabel="heads of that type removed", title=f"All subsets of each type, {subsets[0]['n']:,} stratified "
+                                                        "problems")
     for axes in (curves, sets):
         for tolerance in (0.01, 0.05):
             axes.axhline(1 - tolerance, color=GREY, linewidth=0.6, linestyle=":")
@@ -204,7 +220,8 @@ def plot_sites(records, conditions, title):
             axes.set_title(f"carry into the column of s{10 ** column}: {condition}", fontsize=10)
             for (row, place), value in np.ndenumerate(table):
                 if value >= 0.05:
-                    axes.text(place, row, f"{100 * value:.0f}", ha="center", va="center", fontsize=7, color="black" if value > 0.6 else "white")
+                    axes.text(place, row, f"{100 * value:.0f}", ha="center", va="center", fontsize=7, color="black"
+                              if value > 0.6 else "white")
     figure.suptitle(title)
     figure.colorbar(image, ax=grid, label="share of pairs", shrink=0.8)
     return figure
@@ -220,7 +237,8 @@ def plot_route(sets, mean_weights, source, target):
     """
     levels = ["input"] + _blocks(mean_weights)
     figure = Figure(figsize=(6.4 * len(sets), 6.4), layout="constrained")
-    places = {label: x for x, label in enumerate(source)} | {label: len(source) + 0.6 + x for x, label in enumerate(target)}
+    places = {label: x for x, label in enumerate(source)} | {label: len(source) + 0.6 + x
+                                                             for x, label in enumerate(target)}
     for axes, record in zip(np.atleast_1d(figure.subplots(1, len(sets), sharey=True)), sets):
         for label, x in places.items():
             for level, name in enumerate(levels):
@@ -232,7 +250,8 @@ def plot_route(sets, mean_weights, source, target):
             numbers.setdefault((place, block_of(head)), []).append(head.rsplit(".", 1)[1])
         for (place, block), text in numbers.items():
             axes.plot(places[place], levels.index(block), "o", color=RED, markersize=9, zorder=4)
-            axes.annotate(",".join(text), (places[place], levels.index(block)), (0, 8), textcoords="offset points", color=RED,
+            axes.annotate(",".join(text), (places[place], levels.index(block)), (0, 8), textcoords="offset points",
+                          color=RED,
                           ha="center", fontsize=10, weight="bold", zorder=5)
         for site in record["sites"]:
             head, place = site.split("@")
@@ -245,19 +264,23 @@ def plot_route(sets, mean_weights, source, target):
                         below = 0 if head.startswith("encoder.0") else level - 1 if head.startswith("encoder") else max(
                             i for i, name in enumerate(levels) if name.startswith("encoder"))
                         axes.annotate("", (places[place], level), (places[labels[key]], below), zorder=3,
-                                      arrowprops={"arrowstyle": "-|>", "color": BLUE, "linewidth": 3 * weight, "alpha": 0.8, "shrinkB": 6})
+                                      arrowprops={"arrowstyle": "-|>", "color": BLUE, "linewidth": 3 * weight,
+                                                  "alpha": 0.8, "shrinkB": 6})
         scores = [f"{text} {record['conditions'][condition]['exact']:.0%}" for condition, text in
-                  (("carry", "as implied"), ("same carry", "changed in the control")) if condition in record["conditions"]]
+                  (("carry", "as implied"), ("same carry", "changed in the control"))
+                  if condition in record["conditions"]]
         axes.set_title(f"carry into s{10 ** record['column']}: {', '.join(scores)}", fontsize=10)
         axes.set_xticks(list(places.values()), labels=list(places), rotation=45)
         axes.set_yticks(range(len(levels)), labels=levels)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle("Sites that carry the carry (red, with the heads' numbers) and what their heads read (blue, width: mean attention)")
+    figure.suptitle("Sites that carry information about the carry (red, with the heads' numbers) and what their heads "
+                    "read (blue, width: mean attention)")
     return figure
 
 
 def plot_seeds(records):
-    """Models of several training seeds: greedy removal curves, and what the smallest sets of heads carry in each column.
+    """Models of several training seeds: greedy removal curves, and what the smallest sets of heads carry in each
+    column.
 
     Args:
         records: those of seeds.json of the head analysis.
@@ -267,7 +290,8 @@ def plot_seeds(records):
     for record, colour, marker in zip(records, (BLUE, ORANGE, GREEN, RED, GREY), "os^Dv"):
         match = record["orders"][0]["exact_match"]
         curves.plot(range(len(match)), match, color=colour, marker=marker, markersize=4, label=f"seed {record['seed']}")
-    curves.set(xlabel="heads removed (output zero)", ylabel="exact match on test problems", ylim=(0.4, 1.02), title="Greedy removal")
+    curves.set(xlabel="heads removed (output zero)", ylabel="exact match on test problems", ylim=(0.4, 1.02),
+               title="Greedy removal")
     curves.axhline(0.99, color=GREY, linewidth=0.6, linestyle=":")
     curves.legend(fontsize=8, loc="lower left")
     sets = [(record["seed"], found) for record in records for found in record["sets"]
@@ -278,9 +302,12 @@ def plot_seeds(records):
         place = [i + (number - 1) * 0.27 for i, score in enumerate(scores) if score]
         exact = np.array([score["exact"] for score in scores if score])
         low, high = np.array([score["interval"] for score in scores if score]).T
-        bars.bar(place, exact, width=0.27, color=colour, label="same carry (control): answer changed" if condition == "same carry"
-                 else f"{condition}: answer as implied", yerr=[np.maximum(exact - low, 0), np.maximum(high - exact, 0)], error_kw={"linewidth": 0.8})
-    bars.set_xticks(range(len(sets)), labels=[f"s{10 ** found['column']}\nseed {seed}\n{len(found['sites'])} sites" for seed, found in sets], fontsize=7)
+        bars.bar(place, exact, width=0.27, color=colour, label="same carry (control): answer changed"
+                 if condition == "same carry"
+                 else f"{condition}: answer as implied", yerr=[np.maximum(exact - low, 0), np.maximum(high - exact, 0)],
+                 error_kw={"linewidth": 0.8})
+    bars.set_xticks(range(len(sets)), labels=[f"s{10 ** found['column']}\nseed {seed}\n{len(found['sites'])} sites"
+                                              for seed, found in sets], fontsize=7)
     bars.set(ylim=(0, 1.02), ylabel="share of pairs", title="Carry injected through the smallest set of heads")
     bars.set_xlim(-0.7, len(sets) - 0.3)
     curves.xaxis.get_major_locator().set_params(integer=True)

@@ -5,9 +5,9 @@ from math import comb
 
 import torch
 
+from heads.examination import margins
+from heads.sites import KINDS, all_heads, kind_of
 from support.cli import Progress
-from examination import margins
-from heads import KINDS, all_heads, kind_of
 
 MINIMAL, SMALL = 0.01, 0.05
 LOWEST = 0.5
@@ -16,7 +16,8 @@ SAMPLED = 16  # subsets of each size that are tried of more heads
 
 
 def prunable(curve, tolerance):
-    """How many heads can be removed along a curve before more than `tolerance` of exact match is lost for the first time.
+    """How many heads can be removed along a curve before more than `tolerance` of exact match is lost for the first
+    time.
 
     Args:
         curve: exact match with 0, 1, 2, ... heads removed.
@@ -58,7 +59,8 @@ def greedy_order(examination):
 
 
 def removal_curve(examination, order, outputs=None):
-    """Exact match with the first 0, 1, 2, ... heads of `order` removed, until fewer than half of the answers are right."""
+    """Exact match with the first 0, 1, 2, ... heads of `order` removed, until fewer than half of the answers are
+    right."""
     curve = []
     for count in range(len(order) + 1):
         curve.append(exact_match(examination, order[:count], outputs))
@@ -75,14 +77,16 @@ def measure_orders(scored, orders):
         orders: `{name of the order: [Site, ...]}`.
 
     Returns:
-        A list of records: `order`, `heads` in the order of removal, `exact_match` (the curve), and how many heads can go with less than 1 and less
+        A list of records: `order`, `heads` in the order of removal, `exact_match` (the curve), and how many heads can
+            go with less than 1 and less
         than 5 points lost: `prunable_1_point`, `prunable_5_points`.
     """
     progress = Progress("removal curves", len(orders))
     records = []
     for name, order in orders.items():
         curve = removal_curve(scored, order)
-        records.append({"order": name, "n": len(scored.source), "heads": [site.name() for site in order], "exact_match": curve,
+        records.append({"order": name, "n": len(scored.source), "heads": [site.name() for site in order],
+                        "exact_match": curve,
                         "prunable_1_point": prunable(curve, MINIMAL), "prunable_5_points": prunable(curve, SMALL)})
         progress.update(len(records))
     return records
@@ -92,13 +96,14 @@ def random_orders(model, count, seed=0):
     """`{"random 1": [Site, ...], ...}`: the heads in random orders."""
     heads = all_heads(model)
     generator = torch.Generator().manual_seed(seed)
-    return {f"random {number + 1}": [heads[i] for i in torch.randperm(len(heads), generator=generator).tolist()] for number in range(count)}
+    return {f"random {number + 1}": [heads[i] for i in torch.randperm(len(heads), generator=generator).tolist()]
+            for number in range(count)}
 
 
 def measure_subsets(ranked, scored, save=lambda records: None):
-    """For each attention type, subsets of its heads removed at once. Of up to `MOST_EXACT` heads all are tried, so that nothing is
-    assumed about an order; of more, for each size `SAMPLED` at random and the greedy one (the best of one head less, and the head
-    without which it is best).
+    """For each attention type, subsets of its heads removed at once. Of up to `MOST_EXACT` heads all are tried, so that
+    nothing is assumed about an order; of more, for each size `SAMPLED` at random and the greedy one (the best of one
+    head less, and the head without which it is best).
 
     Args:
         ranked: the `Examination` on which the subsets are tried.
@@ -106,9 +111,9 @@ def measure_subsets(ranked, scored, save=lambda records: None):
         save: called with the records so far after each size.
 
     Returns:
-        A list of records, one for each attention type and number of heads removed: how many `subsets` were tried, and whether these are
-        all (`exact`); `best`, `mean` and `worst` exact match over them (the mean without the greedy one), the `best_heads`, and
-        `best_scored`, their exact match on the other set.
+        A list of records, one for each attention type and number of heads removed: how many `subsets` were tried, and
+        whether these are all (`exact`); `best`, `mean` and `worst` exact match over them (the mean without the greedy
+        one), the `best_heads`, and `best_scored`, their exact match on the other set.
     """
     heads = all_heads(ranked.model)
     groups = {kind: [site for site in heads if kind_of(site) == kind] for kind in KINDS}
@@ -123,7 +128,8 @@ def measure_subsets(ranked, scored, save=lambda records: None):
                      (combinations(group, size) if exact else draw_subsets(group, size, SAMPLED, generator))}
             mean = sum(tried.values()) / len(tried)
             if not exact:
-                grown = {tuple(site for site in group if site in best or site == added): None for added in group if added not in best}
+                grown = {tuple(site for site in group if site in best or site == added): None for added in group
+                         if added not in best}
                 tried |= {subset: exact_match(ranked, subset) for subset in grown if len(subset) == size}
             best = max(tried, key=tried.get)
             records.append({"kind": kind, "removed": size, "of": len(group), "subsets": len(tried), "exact": exact,
@@ -135,6 +141,7 @@ def measure_subsets(ranked, scored, save=lambda records: None):
 
 
 def draw_subsets(group, size, count, generator):
-    """Up to `count` different subsets of `size` of the heads in `group`, at random: a set of tuples in the order of `group`."""
+    """Up to `count` different subsets of `size` of the heads in `group`, at random: a set of tuples in the order of
+    `group`."""
     draws = (torch.randperm(len(group), generator=generator)[:size].sort().values.tolist() for _ in range(count))
     return {tuple(group[i] for i in draw) for draw in draws}

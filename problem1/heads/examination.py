@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import torch
 
-from carries import carry_pattern, cascade_length
 from dataset import number_range, numbers_of, shift_right
-from exhaustive import MOST_PAIRS, all_pairs, count_pairs, pair_index
-from heads import ablated, recorded_outputs
+from heads.sites import ablated, recorded_outputs
+from learning.carries import carry_pattern, cascade_length
+from learning.exhaustive import MOST_PAIRS, all_pairs, count_pairs, pair_index
 
 BOOTSTRAP = 1000
 
@@ -20,7 +20,7 @@ class Answers(NamedTuple):
 
     tokens: `[N, T]`, decoded greedily and free-running.
     right: `[N, T]`, whether each token is right.
-    logits: `[N, T, vocab_size]`, behind the right digits (teacher forcing).
+    logits: `[N, T, vocab_size]`, with teacher forcing.
     margin: `[N, T]`, of those logits: that of the right token minus the highest of the others.
     """
 
@@ -43,7 +43,7 @@ class Examination:
         source, target: tokens of the problems, `[N, S]` and `[N, T]`.
         batch_size: problems in one pass.
 
-    `outputs`, `{block: [N, H, T, D]}`, are those of the undisturbed model behind the right digits (teacher forcing);
+    `outputs`, `{block: [N, H, T, D]}`, are those of the undisturbed model with teacher forcing;
     `clean` are its `Answers`.
     """
 
@@ -65,7 +65,7 @@ class Examination:
 
     @torch.no_grad()
     def logits(self, rows, tokens, sites=(), outputs=None):
-        """Logits `[B, T, vocab_size]` of the problems `rows [B]` behind the tokens `[B, T]`, with outputs replaced."""
+        """Logits `[B, T, vocab_size]` of the problems `rows [B]` after the tokens `[B, T]`, with outputs replaced."""
         if not len(rows):
             return torch.zeros(0, self.target.size(1), self.model.config.vocab_size, device=self.target.device)
         if outputs is not None:
@@ -82,13 +82,14 @@ class Examination:
     def matches(self, sites=(), outputs=None):
         """Whether every digit of each answer is right, `[N]`, with outputs replaced.
 
-        One pass behind the right digits decides it: if every digit is right behind a right prefix, decoding takes just that path.
+        One pass with teacher forcing decides it: if every digit is right after a right prefix, decoding takes that very
+            path.
         """
         return (self.logits(self.rows(), self.target, sites, outputs).argmax(dim=-1) == self.target).all(dim=1)
 
     def answer(self, sites=(), outputs=None, rows=None):
-        """The model's `Answers` to the problems `rows` (None: all), with the outputs at `sites` replaced by `outputs`, or by
-        zeros (see `ablated`).
+        """The model's `Answers` to the problems `rows` (None: all), with the outputs at `sites` replaced by `outputs`,
+        or by zeros (see `ablated`).
 
         Decoding is greedy and free-running, but all positions of a pass at once: the first pass reads the right digits,
         the next what the pass before it said, and so on (Jacobi decoding: Santilli et al. 2023, arXiv:2305.10427). A
@@ -153,13 +154,15 @@ def unseen_pairs(num_digits, excluded_sources, seed):
         a, b = a[order], b[order]
     else:
         a, b = torch.randint(low, high + 1, (2, MOST_PAIRS), generator=generator)
-    unseen = ~torch.isin(pair_index(a, b, num_digits), pair_index(*numbers_of(excluded_sources, num_digits), num_digits))
+    unseen = ~torch.isin(pair_index(a, b, num_digits),
+                         pair_index(*numbers_of(excluded_sources, num_digits), num_digits))
     return a[unseen], b[unseen]
 
 
 def stratify(a, b, num_digits, total, seed=0):
-    """Indices of about `total` of the problems `a [N]`, `b [N]`, never more: equally many, the first ones, of every combination of
-    carry pattern and cascade length that is there; if there are more combinations than that, one of some."""
+    """Indices of about `total` of the problems `a [N]`, `b [N]`, never more: equally many, the first ones, of every
+    combination of carry pattern and cascade length that is there; if there are more combinations than that, one of
+    some."""
     strata = carry_pattern(a, b, num_digits) * (num_digits + 1) + cascade_length(a, b, num_digits)
     present = strata.unique()
     per_stratum = max(1, total // len(present))

@@ -1,14 +1,14 @@
 """Where each head looks: attention maps and what they amount to.
 
-Shapes in comments: N problems, H heads, T queries, S keys. Columns are counted from the right: units are column 0, and a sum
-of numbers of n digits has the columns n to 0.
+Shapes in comments: N problems, H heads, T queries, S keys. Columns are counted from the right: units are column 0, and
+a sum of numbers of n digits has the columns n to 0.
 """
 
 import torch
 
 from dataset import padding_mask, shift_right
-from examination import Bootstrap, summary
-from heads import Site, kind_of, recorded
+from heads.examination import Bootstrap, summary
+from heads.sites import Site, kind_of, recorded
 
 SPARSE = 0.01
 
@@ -27,8 +27,8 @@ def target_labels(num_digits):
 def axis_labels(block, num_digits):
     """Labels of the queries and of the keys of an attention block.
 
-    A query of the decoder is named by the digit that it produces, a key of its self-attention by the token that it holds:
-    the start token, or a digit of the sum.
+    A query of the decoder is named by the digit that it produces, a key of its self-attention by the token that it
+    holds: the start token, or a digit of the sum.
     """
     source, target = source_labels(num_digits), target_labels(num_digits)
     return {"encoder.self": (source, source), "decoder.self": (target, ["start"] + target[:-1]),
@@ -42,7 +42,7 @@ def columns(labels):
 
 @torch.no_grad()
 def attention_weights(model, source, target, batch_size=512):
-    """Attention weights of every block `{block: [N, H, T, S]}`, behind the right digits: one full pass, no decoding step by step."""
+    """Attention weights of every block, `{block: [N, H, T, S]}`, with teacher forcing: one full pass, no decoding."""
     device = next(model.parameters()).device
     with recorded(model) as weights:
         for part, answer in zip(source.to(device).split(batch_size), target.to(device).split(batch_size)):
@@ -58,17 +58,19 @@ def measure_patterns(weights, num_digits):
         num_digits: digits of each number.
 
     Returns:
-        A list of records, one a head, with the `mean_weights` over problems `[T][S]`, `queries` and `keys` (labels), and as
-        `{"mean": ..., "interval": ...}`, or None where it has no meaning:
+        A list of records, one a head, with the `mean_weights` over problems `[T][S]`, `queries` and `keys` (labels),
+        and as `{"mean": ..., "interval": ...}`, or None where it has no meaning:
 
-        - `entropy`: -sum w log w, in nats; `entropy_share`: over its largest value, log of the number of keys that the query
-          may see (a query that sees one key does not count).
+        - `entropy`: -sum w log w, in nats; `entropy_share`: over its largest value, log of the number of keys that the
+          query may see (a query that sees one key does not count).
         - `own_column`: attention to the input digits of the query's own column (encoder: of a digit's column, itself
           included; decoder: of the column of the digit it produces, so that the first has none).
-        - `right_column`: attention to the input digits of the column to the right, where the carry comes from (units have none).
-        - `plus`: to `+`. `diagonal`: of position t to position t (self-attention). `first`, `last`: to the first key, and
-          to the last that the query may see.
-        - `largest`: the largest weight. `sparsity`: the share of the keys that the query may see with less than 1% of it.
+        - `right_column`: attention to the input digits of the column to the right, where the carry comes from (units
+          have none).
+        - `plus`: to `+`. `diagonal`: of position t to position t (self-attention). `first`, `last`: to the first key,
+          and to the last that the query may see.
+        - `largest`: the largest weight. `sparsity`: the share of the keys that the query may see with less than 1% of
+          it.
     """
     records = []
     for block, values in weights.items():
@@ -79,9 +81,11 @@ def measure_patterns(weights, num_digits):
         bootstrap = Bootstrap(len(values))
         for head in range(values.size(1)):
             measures = _head_measures(values[:, head], visible, columns(queries), columns(keys), kind_of(Site(block)))
-            records.append({"head": Site(block, head).name(), "kind": kind_of(Site(block)), "n": len(values), "queries": queries,
+            records.append({"head": Site(block, head).name(), "kind": kind_of(Site(block)), "n": len(values),
+                            "queries": queries,
                             "keys": keys, "mean_weights": values[:, head].mean(dim=0).tolist(),
-                            **{name: None if value is None else summary(bootstrap, value) for name, value in measures.items()}})
+                            **{name: None if value is None else summary(bootstrap, value)
+                               for name, value in measures.items()}})
     return records
 
 
@@ -95,7 +99,8 @@ def _head_measures(weights, visible, query_columns, key_columns, kind):
         """Attention to the input digits of the column `offset` to the right, over the queries that have one there."""
         if kind == "decoder.self":
             return None
-        wanted = torch.tensor([[q is not None and k is not None and k == q - offset for k in key_columns] for q in query_columns])
+        wanted = torch.tensor([[q is not None and k is not None and k == q - offset for k in key_columns]
+                               for q in query_columns])
         rows = wanted.any(dim=1)
         return (weights * wanted).sum(dim=-1)[:, rows].mean(dim=1) if rows.any() else None
 
