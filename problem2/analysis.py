@@ -42,23 +42,27 @@ def load_group(data_dir, group, num_samples=None, kinds=tuple(NEGATIVES)):
     return sets
 
 
-def classify(model, sequences, tokens_at_once=TOKENS_AT_ONCE):
-    """Logits `[N, 2]` of sequences `[N, L]` of one length, on the CPU."""
+def classify(model, sequences, batch_size=None):
+    """Logits `[N, 2]` of sequences `[N, L]` of one length, on the CPU; `batch_size` in one pass, or as many as memory suggests."""
     device = next(model.parameters()).device
+    batch_size = batch_size or max(1, TOKENS_AT_ONCE // sequences.size(1))
+    # All of it beforehand: small results kept among the large tensors of later batches would hold the memory of these.
+    logits = torch.empty(len(sequences), 2)
 
     @torch.no_grad()
-    def answer(part):
-        return model(part.to(device)).cpu()
+    def answer(place, part):
+        place.copy_(model(part.to(device)))
 
     # One thread a batch: less waiting than when all threads share every small product.
     with ThreadPoolExecutor(torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        return torch.cat(list(pool.map(answer, sequences.split(max(1, tokens_at_once // sequences.size(1))))))
+        list(pool.map(answer, logits.split(batch_size), sequences.split(batch_size)))
+    return logits
 
 
-def classify_group(model, sets):
+def classify_group(model, sets, batch_size=None):
     """Logits `[N, 2]` for each kind of negatives; sequences that several kinds share are classified once."""
     sequences, inverse = torch.cat([sequences for sequences, _ in sets.values()]).unique(dim=0, return_inverse=True)
-    logits = classify(model, sequences)[inverse].split([len(labels) for _, labels in sets.values()])
+    logits = classify(model, sequences, batch_size)[inverse].split([len(labels) for _, labels in sets.values()])
     return dict(zip(sets, logits))
 
 
@@ -99,8 +103,8 @@ def moved(model, first):
 
     For encodings that add to the input; what stands before them is cut off again before any attention.
     """
-    hooks = [model.positions.register_forward_pre_hook(lambda module, args: (F.pad(args[0], (0, 0, first, 0)),)),
-             model.positions.register_forward_hook(lambda module, args, output: output[:, first:])]
+    hooks = [model.pos_encoding.register_forward_pre_hook(lambda module, args: (F.pad(args[0], (0, 0, first, 0)),)),
+             model.pos_encoding.register_forward_hook(lambda module, args, output: output[:, first:])]
     try:
         yield
     finally:
@@ -108,7 +112,7 @@ def moved(model, first):
             hook.remove()
 
 
-def measure_positions(model, data_dir, num_samples, about):
+def measure_positions(model, data_dir, num_samples, about, batch_size=None):
     """The position control: sequences of `GAP_LENGTH` values, with their ordinary gaps, at positions that training reached and at the last
     ones of sequences of 32, 64, 128 and 256 values: a list of records.
 
@@ -119,7 +123,7 @@ def measure_positions(model, data_dir, num_samples, about):
     for first in (0, *(source - GAP_LENGTH for source in GAP_SOURCES)):
         with moved(model, first):
             records.append({**about, "first_position": first, "length": GAP_LENGTH, "negatives": "swap",
-                            **summarize(classify(model, sequences), labels)})
+                            **summarize(classify(model, sequences, batch_size), labels)})
     return records
 
 
@@ -148,14 +152,14 @@ def measure_attention(model, sequences, trained_length, about):
     `entropy_share`, the entropy of the weights over its maximum log L.
     """
     length = sequences.size(1)
-    edges = [0, trained_length]
+    edges = [0, min(trained_length, length)]
     while edges[-1] < length:
         edges.append(min(2 * edges[-1], length))
     h = model.embed(sequences.to(next(model.parameters()).device))
     records = []
     for number, layer in enumerate(model.layers):
         x = layer.norm1(h)
-        scores = layer.self_attn.scores(x, x, model.positions)  # [N, H, T, S]
+        scores = layer.self_attn.scores(x, x, model.pos_encoding)  # [N, H, T, S]
         weights = scores.softmax(dim=-1)
         entropy = -(weights * weights.clamp_min(1e-30).log()).sum(dim=-1).mean().item()
         centred = scores - scores.mean(dim=-1, keepdim=True)
@@ -165,7 +169,7 @@ def measure_attention(model, sequences, trained_length, about):
                             "score_mean": block.mean().item(), "score_sd": block.std().item(),
                             "weight_ratio": (weights[..., start:end].sum(dim=-1).mean() * length / (end - start)).item(),
                             "entropy_share": entropy / math.log(length)})
-        h = layer(h, None, model.positions)
+        h = layer(h, None, model.pos_encoding)
     return records
 
 
@@ -177,6 +181,6 @@ def accuracy_table(records, kinds=MAIN_KINDS):
         lines.append(f"{kind:14}" + "".join(f"{length:>8}" for length in lengths))
         chosen = [record for record in records if record["set"] == "length" and record["negatives"] == kind]
         for encoding in dict.fromkeys(record["encoding"] for record in chosen):
-            accuracy = {record["length"]: record["accuracy"] for record in chosen if record["encoding"] == encoding}
-            lines.append(f"  {encoding:12}" + "".join(f"{accuracy[length]:8.1%}" for length in lengths))
+            accuracy = {record["length"]: f"{record['accuracy']:.1%}" for record in chosen if record["encoding"] == encoding}
+            lines.append(f"  {encoding:12}" + "".join(f"{accuracy.get(length, '-'):>8}" for length in lengths))
     return "\n".join(lines)

@@ -4,6 +4,8 @@ Writes results/benchmark.json and results/benchmark.png. Every ratio compares wh
 idle machine.
 """
 
+import support.interrupt  # first: Ctrl-C while torch loads
+
 import tempfile
 from pathlib import Path
 
@@ -14,9 +16,9 @@ from torch.utils.data import DataLoader
 
 from analysis import TOKENS_AT_ONCE, classify
 from benchmark_references import PyTorchClassifier
-from cli import RESULTS_DIR, Parser, Progress, run, whole_number
+from support.cli import RESULTS_DIR, Parser, Progress, run, whole_number
 from dataset import VOCAB_SIZE, collate_fn, create_dataloaders
-from files import locked, read_json, save_figure, write_json
+from support.files import locked, read_json, save_figure, write_json
 from generate_data import generate
 from measuring import compare, fitted_exponent, peak_memory, products_alone, time_to_quality, times_in_turn
 from model import MultiHeadAttention, SortingClassifier, scaled_dot_product_attention

@@ -1,26 +1,27 @@
-"""The model on disk: its weights with the arguments that rebuild it."""
+"""The model on disk: its state dict, in which the arguments that rebuild it travel along."""
 
 import os
 from dataclasses import asdict, fields
 
 import torch
 
-from cli import UserError
 from dataset import VOCAB_SIZE
-from files import read_checkpoint, write_checkpoint
 from model import ModelConfig, SortingClassifier
+from support.cli import UserError
+from support.files import read_checkpoint, write_checkpoint
+
+EXTRA = "_extra_state"  # what torch calls it
 
 
-def save_model(path, config, weights, about):
-    """Save weights (a state dict) with all that is needed to rebuild and to use the model.
+def save_model(path, state_dict):
+    """Save a `SortingClassifier`'s state dict, on the CPU.
 
-    `about` holds `train_sha256`, the digest of the training data.
+    The model's `about` must hold `train_sha256`, the digest of the training data.
     """
-    write_checkpoint(path, {"config": asdict(config), "about": about,
-                            "state_dict": {name: value.cpu() for name, value in weights.items()}})
+    write_checkpoint(path, {name: value.cpu() if torch.is_tensor(value) else value for name, value in state_dict.items()})
 
 
-def load_model(path, device="cpu"):
+def load_model(path, device="cpu", remedy="train the model with python train.py"):
     """Rebuild a model that `save_model` saved, in evaluation mode.
 
     Returns:
@@ -29,15 +30,17 @@ def load_model(path, device="cpu"):
     Raises:
         UserError: if the file is missing, damaged, or the weights do not fit the arguments saved with them.
     """
-    remedy = "train the model with python train.py"
-    saved = read_checkpoint(path, device, remedy)
+    state = read_checkpoint(path, device, remedy)
     try:
-        config, about, weights = ModelConfig(**saved["config"]), saved["about"], saved["state_dict"]
+        extra = state[EXTRA]
+        config, about = ModelConfig(**extra["config"]), extra["about"]
+        weights = {name: value for name, value in state.items() if name != EXTRA}
         check(config, about, weights, os.path.getsize(path))
         with torch.device("meta"):  # shapes only: nothing is allocated until the weights are known to fit
-            SortingClassifier(**asdict(config)).load_state_dict({name: value.to("meta") for name, value in weights.items()})
+            shapes = {name: value.to("meta") for name, value in weights.items()}
+            SortingClassifier(**asdict(config)).load_state_dict({**shapes, EXTRA: extra})
         model = SortingClassifier(**asdict(config))
-        model.load_state_dict(weights)
+        model.load_state_dict(state)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[-1].strip()[:120]
         raise UserError(f"{path} does not hold a model of this project ({reason}): {remedy}") from None
@@ -46,8 +49,8 @@ def load_model(path, device="cpu"):
 
 def check(config, about, weights, file_size):
     """Raise ValueError unless this can be a model that sorts; what does not fit in shape is found by loading."""
-    if not (isinstance(about, dict) and isinstance(weights, dict)):
-        raise ValueError("what it says of the model, or its weights, have no names")
+    if not isinstance(about, dict):
+        raise ValueError("what it says of the model has no names")
     sizes = [getattr(config, field.name) for field in fields(config) if field.type is int]
     if not all(type(size) is int and 0 < size <= 100_000 for size in sizes):
         raise ValueError("a size of the model is no possible one")

@@ -7,8 +7,8 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
-from cli import UserError
-from files import read_json
+from support.cli import UserError
+from support.files import read_json
 
 LARGEST_VALUE = 99
 PAD_VALUE = 100
@@ -65,7 +65,8 @@ class SortingDataset(Dataset):
         pad_value: the value that fills the shorter sequences up; no value of a sequence.
 
     An integer index gives one sequence without padding; a list or tensor of B indices gives a batch, padded to the
-    longest of the B at the end. Both are dicts `sequence, label, length, mask` (mask: True = real).
+    longest of the B at the end. Both are dicts `sequence, label, length, mask` (mask: True = real), whose tensors are the
+    caller's own: writing into them leaves the dataset as it is.
 
     Raises:
         UserError: if the file is missing or damaged.
@@ -87,9 +88,9 @@ class SortingDataset(Dataset):
         return len(self.labels)
 
     def __getitem__(self, index):
-        lengths = self.lengths[index]
-        sequences = self.sequences[index][..., :lengths.max()]
-        return {"sequence": sequences, "label": self.labels[index], "length": lengths,
+        lengths = self.lengths[index].clone()
+        sequences = self.sequences[index][..., :lengths.max()].clone()
+        return {"sequence": sequences, "label": self.labels[index].clone(), "length": lengths,
                 "mask": torch.arange(sequences.size(-1)) < lengths.unsqueeze(-1)}
 
 
@@ -111,9 +112,14 @@ class LengthBatches:
     """Sampler of whole batches of indices, each of sequences of one length, so that nothing is padded.
 
     Shuffled anew at each pass if asked: which sequences share a batch, and the order of the batches.
+
+    Raises:
+        ValueError: if `batch_size` is not at least 1.
     """
 
     def __init__(self, lengths, batch_size, shuffle):
+        if batch_size < 1:
+            raise ValueError(f"a batch of {batch_size} sequences: batch_size must be at least 1")
         self.groups = [(lengths == length).nonzero().flatten() for length in lengths.unique()]
         self.batch_size, self.shuffle = batch_size, shuffle
 
@@ -137,6 +143,7 @@ def create_dataloaders(data_dir, batch_size=32, num_workers=0):
 
     Raises:
         UserError: if a file is missing or damaged.
+        ValueError: if `batch_size` is not at least 1.
     """
     datasets = [SortingDataset(Path(data_dir) / f"{split}.json") for split in SPLITS]
     distinct = [{tuple(row[:n]) for row, n in zip(dataset.sequences.tolist(), dataset.lengths.tolist())} for dataset in datasets]

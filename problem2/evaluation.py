@@ -1,6 +1,7 @@
 """How well a model tells sorted from unsorted: accuracy with its interval, AUC, and the share it calls sorted."""
 
 import math
+from contextlib import contextmanager
 
 import torch
 from torch.nn import functional as F
@@ -33,18 +34,28 @@ def area_under_curve(scores, labels):
     return ((ranks[labels == 1].sum() - positives * (positives + 1) / 2) / (positives * negatives)).item()
 
 
+@contextmanager
+def evaluating(model):
+    """Within the block of code the model is in evaluation mode; then each of its modules is in its own mode again."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
 @torch.no_grad()
 def logits_of(model, loader):
     """Logits `[N, 2]` and labels `[N]` of every sequence of a loader, on the CPU; the model in evaluation mode."""
-    was_training = model.training
-    model.eval()
     device = next(model.parameters()).device
     logits, labels = [], []
-    for batch in loader:
-        mask = None if batch["mask"].all() else batch["mask"].to(device)
-        logits.append(model(batch["sequence"].to(device), mask).cpu())
-        labels.append(batch["label"])
-    model.train(was_training)
+    with evaluating(model):
+        for batch in loader:
+            mask = None if batch["mask"].all() else batch["mask"].to(device)
+            logits.append(model(batch["sequence"].to(device), mask).cpu())
+            labels.append(batch["label"])
     return torch.cat(logits), torch.cat(labels)
 
 

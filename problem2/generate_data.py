@@ -3,19 +3,23 @@
 Ascending means non-decreasing, so ties are sorted. No sequence is in two splits.
 """
 
+import support.interrupt  # first: Ctrl-C while torch loads
+
 import argparse
 import json
 import random
 from contextlib import ExitStack
 from pathlib import Path
 
-from cli import DATA_DIR, Parser, UserError, run, whole_number
-from dataset import LARGEST_VALUE, SPLITS, data_file
-from files import locked, replacing
+from dataset import LARGEST_VALUE, SPLITS, SortingDataset, data_file
+from support.cli import DATA_DIR, Parser, UserError, run, whole_number
+from support.files import locked, replacing
 
+SEED = 641
 TEST_LENGTHS = (8, 12, 16, 32, 64, 128, 256)
 GAP_SOURCES = (32, 64, 128, 256)
 GAP_LENGTH = 16
+MOST_DRAWS = 10 ** 6  # for one new sequence
 
 
 def is_sorted(sequence):
@@ -81,20 +85,34 @@ def draw_window(source, generator):
             return window
 
 
+def draw_new(draw, taken, fits=lambda sequence: True):
+    """The first sequence of `draw()` that fits and is not in the set `taken`, added to it.
+
+    Raises:
+        UserError: if `MOST_DRAWS` draws give none.
+    """
+    for _ in range(MOST_DRAWS):
+        sequence = draw()
+        if tuple(sequence) not in taken and fits(sequence):
+            taken.add(tuple(sequence))
+            return sequence
+    raise UserError(f"no new sequence among {MOST_DRAWS:,} drawn: there are not enough different ones; ask for fewer or for longer ones")
+
+
 def draw_split(size, min_len, max_len, seed, seen):
-    """A split of sequences that are not in the set `seen`, added to it; drawn in the order of the course's generator."""
+    """A split of sequences that are not in the set `seen`, added to it; drawn in the order of the course's generator.
+
+    Raises:
+        UserError: if there are not so many.
+    """
     generator = random.Random(seed)
-    split = []
-    while len(split) < size:
+
+    def draw():
         length = generator.randint(min_len, max_len)
         is_positive = generator.random() < 0.5
         sequence = draw_sorted(length, generator)
-        if not is_positive:
-            sequence = swap(sequence, generator)
-        if tuple(sequence) not in seen:
-            seen.add(tuple(sequence))
-            split.append(sequence)
-    return split
+        return sequence if is_positive else swap(sequence, generator)
+    return [draw_new(draw, seen) for _ in range(size)]
 
 
 def draw_test_sets(size, draw, seed, seen):
@@ -102,23 +120,34 @@ def draw_test_sets(size, draw, seed, seen):
 
     All kinds share their sorted half and the sorted sequences that the negatives are made of, so that they are compared
     on equal terms.
+
+    Raises:
+        UserError: if there are not so many.
     """
     generator = random.Random(seed)
 
-    def fresh(make, taken):
-        while tuple(sequence := make()) in taken:
-            pass
-        taken.add(tuple(sequence))
-        return sequence
-
+    def gives_negatives(sequence):
+        return sequence[0] < sequence[-1] and tuple(reversed(sequence)) not in seen
     taken = set(seen)
-    positives = [fresh(lambda: draw(generator), taken) for _ in range(size // 2)]
-    bases = [fresh(lambda: draw(generator), taken) for _ in range(size - size // 2)]
+    positives = [draw_new(lambda: draw(generator), taken) for _ in range(size // 2)]
+    bases = [draw_new(lambda: draw(generator), taken, gives_negatives) for _ in range(size - size // 2)]
     sets = {}
     for kind, make_negative in NEGATIVES.items():
         taken = set(seen)
-        sets[kind] = positives + [fresh(lambda: make_negative(base, generator), taken) for base in bases]
+        sets[kind] = positives + [draw_new(lambda: make_negative(base, generator), taken) for base in bases]
     return sets
+
+
+def make_test_set(length, gap_source, size, seed, seen):
+    """The files of the test sets of one length, or of the gap control of one source: `{name: content}`.
+
+    Each has a seed of its own, which follows from `seed`, the data's.
+    """
+    if gap_source is None:
+        sets = draw_test_sets(size, lambda generator: draw_sorted(length, generator), seed + 1000 + length, seen)
+    else:
+        sets = draw_test_sets(size, lambda generator: draw_window(gap_source, generator), seed + 2000 + gap_source, seen)
+    return {f"extrapolation/{data_file(length, kind, gap_source)}": json.dumps(records(sequences)) for kind, sequences in sets.items()}
 
 
 def records(sequences):
@@ -126,33 +155,38 @@ def records(sequences):
     return [{"sequence": sequence, "is_sorted": int(is_sorted(sequence)), "length": len(sequence)} for sequence in sequences]
 
 
-def generate(output_dir=DATA_DIR, seed=641, train_size=10_000, val_size=2_000, test_size=2_000, min_train_len=8, max_train_len=16,
+def write_files(output_dir, files):
+    """Write `{name: content}` into a folder, all of them or none."""
+    with locked(output_dir), ExitStack() as stack:
+        for name, content in files.items():
+            stack.enter_context(replacing(output_dir / name)).write(content.encode())
+
+
+def generate(output_dir=DATA_DIR, seed=SEED, train_size=10_000, val_size=2_000, test_size=2_000, min_train_len=8, max_train_len=16,
              generate_extrapolation=True):
     """Write train.json, val.json, test.json and the extrapolation sets, each file whole.
 
     Split k is drawn with seed + k and avoids the splits before it; each extrapolation set has a seed of its own.
 
     Raises:
-        UserError: if the lengths cannot be drawn from, or another run is writing there.
+        UserError: if the lengths cannot be drawn from, there are not enough different sequences, or another run is writing there.
     """
     if min_train_len > max_train_len:
         raise UserError(f"--min-train-len {min_train_len} is above --max-train-len {max_train_len}")
+    asked = train_size + val_size + test_size
+    there_are = sum((LARGEST_VALUE + 1) ** length for length in range(min_train_len, min(max_train_len, 6) + 1))
+    if min_train_len < 6 and asked > there_are:
+        raise UserError(f"{asked:,} different sequences are asked for, and there are {there_are:,} of {min_train_len} to "
+                        f"{max_train_len} values")
     output_dir = Path(output_dir)
     seen = set()
     splits = {split: draw_split(size, min_train_len, max_train_len, seed + k, seen)
               for k, (split, size) in enumerate(zip(SPLITS, (train_size, val_size, test_size)))}
     files = {f"{split}.json": json.dumps(records(sequences), indent=2) for split, sequences in splits.items()}
     if generate_extrapolation:
-        for length in TEST_LENGTHS:
-            sets = draw_test_sets(test_size, lambda generator: draw_sorted(length, generator), seed + 1000 + length, seen)
-            files |= {f"extrapolation/{data_file(length, kind)}": json.dumps(records(sequences)) for kind, sequences in sets.items()}
-        for source in GAP_SOURCES:
-            sets = draw_test_sets(test_size, lambda generator: draw_window(source, generator), seed + 2000 + source, seen)
-            files |= {f"extrapolation/{data_file(GAP_LENGTH, kind, source)}": json.dumps(records(sequences))
-                      for kind, sequences in sets.items()}
-    with locked(output_dir), ExitStack() as stack:
-        for name, content in files.items():
-            stack.enter_context(replacing(output_dir / name)).write(content.encode())
+        for length, gap_source in [(length, None) for length in TEST_LENGTHS] + [(GAP_LENGTH, source) for source in GAP_SOURCES]:
+            files |= make_test_set(length, gap_source, test_size, seed, seen)
+    write_files(output_dir, files)
 
 
 def ensure_data(data_dir):
@@ -162,9 +196,28 @@ def ensure_data(data_dir):
         generate(data_dir)
 
 
+def ensure_test_set(data_dir, length, gap_source=None):
+    """Generate what is missing of the test sets of one length, or of the gap control of one source, as `generate` does by default.
+
+    They hold as many sequences as test.json.
+
+    Raises:
+        UserError: if there are not so many, or the data are missing or damaged.
+    """
+    data_dir = Path(data_dir)
+    missing = [name for kind in NEGATIVES if not (data_dir / (name := f"extrapolation/{data_file(length, kind, gap_source)}")).exists()]
+    if missing:
+        print(f"no test set of {length} values{f' with the gaps of {gap_source}' if gap_source else ''} in {data_dir}: generating it",
+              flush=True)
+        splits = [SortingDataset(data_dir / f"{split}.json") for split in SPLITS]
+        seen = {tuple(row[:n]) for split in splits for row, n in zip(split.sequences.tolist(), split.lengths.tolist())}
+        files = make_test_set(length, gap_source, len(splits[-1]), SEED, seen)
+        write_files(data_dir, {name: files[name] for name in missing})
+
+
 def main(arguments=None):
     parser = Parser(description=__doc__)
-    parser.add_argument("--seed", type=whole_number(0), default=641, help="seed of the training sequences")
+    parser.add_argument("--seed", type=whole_number(0), default=SEED, help="seed of the training sequences")
     parser.add_argument("--train-size", type=whole_number(1), default=10_000, help="number of training sequences")
     parser.add_argument("--val-size", type=whole_number(1), default=2_000, help="number of validation sequences")
     parser.add_argument("--test-size", type=whole_number(2), default=2_000, help="number of sequences in each test set")

@@ -1,23 +1,25 @@
 """Tell sorted from unsorted sequences with the trained models.
 
-The recommended model answers, or the one that --encoding names. With no arguments: the recommended model and the three required
-ones on a few sequences, and the accuracy table of analyze.py.
+The recommended model answers, or the one that --encoding names. With no arguments: all trained models on a few sequences, and
+the accuracy table of analyze.py.
 """
+
+import support.interrupt  # first: Ctrl-C while torch loads
 
 import re
 import sys
-from itertools import islice
 from pathlib import Path
 
 import torch
 
 from analysis import accuracy_table
 from checkpoint import load_model
-from cli import RESULTS_DIR, Parser, UserError, choose_device, run
+from support.cli import RESULTS_DIR, Parser, UserError, choose_device, run
 from dataset import LARGEST_VALUE
-from files import read_json
+from support.files import read_json
+from support.lines import answer_lines
 from positional_encoding import ENCODINGS
-from variants import RECOMMENDED, TRAINED_BY_DEFAULT
+from variants import RECOMMENDED, find_models
 
 LINES_AT_ONCE = 1024
 TOKENS_AT_ONCE = 8192
@@ -83,41 +85,33 @@ def show(models, sequences):
                 print(f"  {name:12} error: {error}")
 
 
-def read_lines(stream):
-    """The lines of a text stream; one of more than LONGEST_LINE characters is passed over piecewise and given as None."""
-    while line := stream.readline(LONGEST_LINE):
-        rest = line
-        while not rest.endswith("\n") and (rest := stream.readline(LONGEST_LINE)):
-            line = None
-        yield line
+def answer(model, lines):
+    """For each line the verdict on its sequence, or a ValueError that says what is wrong with it: a list."""
+    parsed = []
+    for line in lines:
+        try:
+            parsed.append(parse_sequence(line, most_values(model)))
+        except ValueError as error:
+            parsed.append(error)
+    verdicts = map(verdict, classify(model, [sequence for sequence in parsed if isinstance(sequence, list)]))
+    return [next(verdicts) if isinstance(sequence, list) else sequence for sequence in parsed]
 
 
-def answer_lines(model, lines, output):
-    """Write one line for each line of `lines`: the verdict, or `error: ` and what is wrong.
+def choose_models(results_dir, name):
+    """The path of the weights of the model of that name, or of every trained model if it is None: `{name: path}`.
 
-    Lines are read and answered a batch at a time (one by one from a terminal), so memory does not grow with them.
-
-    Returns:
-        Whether every line was a sequence.
+    Raises:
+        UserError: if there is none.
     """
-    at_once = 1 if lines.isatty() else LINES_AT_ONCE
-    all_good = True
-    lines = read_lines(lines)
-    while batch := list(islice(lines, at_once)):
-        sequences, results = [], []
-        for line in batch:
-            try:
-                if line is None:
-                    raise ValueError(f"a line of more than {LONGEST_LINE:,} characters")
-                sequences.append(parse_sequence(line, most_values(model)))
-                results.append(None)
-            except ValueError as error:
-                results.append(f"error: {error}")
-                all_good = False
-        verdicts = map(verdict, classify(model, sequences))
-        output.writelines(f"{result or next(verdicts)}\n" for result in results)
-        output.flush()
-    return all_good
+    paths = find_models(results_dir)
+    if not paths:
+        raise UserError(f"{results_dir} holds no trained model: train some with python train.py")
+    if name is None:
+        return paths
+    if name not in paths:
+        raise UserError(f"{results_dir} holds no model called {name}, but {', '.join(paths)}: "
+                        "name one of them with --encoding, or train it with python train.py")
+    return {name: paths[name]}
 
 
 def main(arguments=None):
@@ -125,7 +119,8 @@ def main(arguments=None):
     parser.add_argument("values", nargs="*", metavar="VALUE", help='a sequence: 3 15 27 41, or "3 15 27 41", or 3,15,27,41')
     parser.add_argument("--stdin", action="store_true", help="read a sequence a line (spaces or commas), and write 'sorted 0.993', "
                         "'unsorted 0.998' or 'error: ...' a line; exit status 1 after any error")
-    parser.add_argument("--encoding", choices=TRAINED_BY_DEFAULT, default=None, help=f"use this model (by default: {RECOMMENDED})")
+    parser.add_argument("--encoding", default=None, metavar="NAME",
+                        help=f"use the model in this folder of --results-dir (default: {RECOMMENDED})")
     parser.add_argument("--results-dir", type=Path, default=RESULTS_DIR, help="folder of the trained models, one folder each")
     parser.add_argument("--model-path", type=Path, default=None, help="use the model in this file alone")
     parser.add_argument("--device", default=None, help="cpu, cuda or mps; by default the best one present")
@@ -135,16 +130,18 @@ def main(arguments=None):
     if args.model_path and args.encoding:
         parser.error("give --model-path or --encoding, not both")
     device = choose_device(args.device)
-    names = [args.encoding] if args.encoding else [RECOMMENDED] if args.stdin or args.values else TRAINED_BY_DEFAULT
-    paths = {"model": args.model_path} if args.model_path else {name: args.results_dir / name / "best_model.pth" for name in names}
+    one = args.encoding or (RECOMMENDED if args.stdin or args.values else None)
+    paths = {"model": args.model_path} if args.model_path else choose_models(args.results_dir, one)
     models = {name: load_model(path, device)[0] for name, path in paths.items()}
 
     if args.stdin:
-        sys.stdin.reconfigure(encoding="utf-8-sig", errors="replace", newline="\n")
-        return 0 if answer_lines(*models.values(), sys.stdin, sys.stdout) else 1
+        (model,) = models.values()
+        all_good = answer_lines(sys.stdin.buffer, sys.stdout, LONGEST_LINE, LINES_AT_ONCE, lambda lines: answer(model, lines))
+        return 0 if all_good else 1
     if args.values:
+        (model,) = models.values()
         try:
-            show(models, [parse_sequence(" ".join(args.values), MOST_VALUES)])
+            show(models, [parse_sequence(" ".join(args.values), most_values(model))])
         except ValueError as error:
             raise UserError(error) from None
     else:

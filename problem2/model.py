@@ -6,10 +6,11 @@ Shapes in comments: B batch, L length, T queries, S keys, H heads, D width of on
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from encoding_base import NoPositionalEncoding
 from pooling import POOLINGS
@@ -63,7 +64,7 @@ def scaled_dot_product_attention(Q, K, V, mask=None, bias=None):
 
 
 class MultiHeadAttention(nn.Module):
-    """H attentions side by side, each on its own D = d_model / H dimensions.
+    """H attentions side by side, each on its own D = d_k = d_model / H dimensions.
 
     With `log_scaling` the scores, bias included, are multiplied by the logarithm of the number of keys, so that a softmax over
     many keys can stay as sharp as one over few (Chiang & Cholak 2022, arXiv:2202.12172, section 5).
@@ -76,7 +77,7 @@ class MultiHeadAttention(nn.Module):
         super().__init__()
         if num_heads < 1 or d_model < 1 or d_model % num_heads:
             raise ValueError(f"d_model ({d_model}) must be a positive multiple of num_heads ({num_heads})")
-        self.num_heads, self.log_scaling = num_heads, log_scaling
+        self.d_model, self.num_heads, self.d_k, self.log_scaling = d_model, num_heads, d_model // num_heads, log_scaling
         self.W_q = nn.Linear(d_model, d_model)
         self.W_k = nn.Linear(d_model, d_model)
         self.W_v = nn.Linear(d_model, d_model)
@@ -145,36 +146,41 @@ class SortingClassifier(nn.Module):
     """Encoder, pooling over the real positions, and a linear layer to two classes: 0 unsorted, 1 sorted.
 
     All arguments are kept in `config`. `pooling` is a name in `POOLINGS`; `log_scaling` is explained in `MultiHeadAttention`.
+    `about` is a dict of plain values that say where the weights come from; both travel in the state dict.
 
     Raises:
-        ValueError: if `d_model` is not a positive multiple of `num_heads`, or no encoding or pooling has that name.
+        ValueError: if `d_model` is not a positive multiple of `num_heads`, no encoding or pooling has that name, or the encoding
+            cannot be had at these sizes.
     """
 
     def __init__(self, vocab_size=101, d_model=128, num_heads=4, num_layers=4, d_ff=512, dropout=0.1, max_len=300,
                  encoding_type="sinusoidal", pooling="mean", log_scaling=False):
         super().__init__()
-        self.config = ModelConfig(vocab_size, d_model, num_heads, num_layers, d_ff, dropout, max_len, encoding_type, pooling, log_scaling)
+        self.config = ModelConfig(vocab_size, d_model, num_heads, num_layers, d_ff, dropout, max_len, encoding_type, pooling,
+                                  log_scaling)
+        self.about = {}
         if pooling not in POOLINGS:
             raise ValueError(f"no pooling is called {pooling!r}: choose from {', '.join(POOLINGS)}")
         self.embedding = nn.Embedding(vocab_size, d_model)
-        self.layers = nn.ModuleList(TransformerEncoderLayer(d_model, num_heads, d_ff, dropout, log_scaling) for _ in range(num_layers))
+        self.layers = nn.ModuleList(TransformerEncoderLayer(d_model, num_heads, d_ff, dropout, log_scaling)
+                                    for _ in range(num_layers))
         self.norm = nn.LayerNorm(d_model)
         self.classifier = nn.Linear(d_model, 2)
         self.dropout = nn.Dropout(dropout)
         self.apply(initialise)
-        self.positions = get_positional_encoding(encoding_type, d_model, max_len, num_heads)
+        self.pos_encoding = get_positional_encoding(encoding_type, d_model, max_len, num_heads)
         self.pooling = POOLINGS[pooling](d_model)
 
     def embed(self, x):
         """Values `[B, L]` -> embeddings with positions added `[B, L, d_model]`."""
-        return self.dropout(self.positions(self.embedding(x) * math.sqrt(self.config.d_model)))
+        return self.dropout(self.pos_encoding(self.embedding(x) * math.sqrt(self.config.d_model)))
 
     def encode(self, x, mask=None):
         """Values `[B, L]` and mask `[B, L]`, real values first -> the encoder's output `[B, L, d_model]`."""
         h = self.embed(x)
         key_mask = None if mask is None else mask[:, None, None, :]
         for layer in self.layers:
-            h = layer(h, key_mask, self.positions)
+            h = layer(h, key_mask, self.pos_encoding)
         return self.norm(h)
 
     def forward(self, x, mask=None):
@@ -182,10 +188,20 @@ class SortingClassifier(nn.Module):
 
         Positions are counted over the real values alone: where padding stands, and how much of it, changes nothing.
         """
+        if x.size(1) == 0:  # as one padded value, so that there is something to attend to and to pool
+            x, mask = F.pad(x, (0, 1)), torch.zeros(len(x), 1, device=x.device)
         if mask is not None:
             mask, order = (mask != 0).sort(dim=1, descending=True, stable=True)  # real values first, in their order
             x = x.gather(1, order)
         return self.classifier(self.pooling(self.encode(x, mask), self.classifier, mask))
+
+    def get_extra_state(self):
+        """What `state_dict()` holds beside the tensors: plain values that rebuild the model."""
+        return {"config": asdict(self.config), "about": self.about}
+
+    def set_extra_state(self, state):
+        """Take `about` from a state dict; the arguments are those that this model was made with."""
+        self.about = dict(state["about"])
 
     def predict(self, x, mask=None):
         """Predicted classes `[B]`: 1 sorted, 0 unsorted."""

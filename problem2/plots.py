@@ -1,14 +1,23 @@
 """Figures from records; nothing here runs a model or touches the disk."""
 
+from itertools import cycle
+
 import numpy as np
 from matplotlib.figure import Figure
 
 # Okabe & Ito's palette, told apart by colour-blind readers; markers and lines tell the curves apart in grey.
 COLOURS = {"sinusoidal": "#0072B2", "learned": "#D55E00", "none": "#666666", "recommended": "#009E73"}
 MARKERS = {"sinusoidal": "o", "learned": "s", "none": "^", "recommended": "D"}
+OTHER_COLOURS = ("#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 BLUE, ORANGE, GREY = "#0072B2", "#E69F00", "#666666"
 TITLES = {"swap": "swaps (the course's)", "one_inversion": "one inversion", "one_swap": "one swap", "shuffled": "shuffled",
           "reversed": "reversed"}
+
+
+def looks_of(names):
+    """`{name: (colour, marker)}`: those of the models trained by default, and others for others."""
+    others = zip(cycle(OTHER_COLOURS), cycle("vP*X"))
+    return {name: (COLOURS[name], MARKERS[name]) if name in COLOURS else next(others) for name in names}
 
 
 def plot_training_curves(log):
@@ -49,22 +58,23 @@ def plot_extrapolation(records, trained_lengths):
         trained_lengths: the shortest and the longest training sequence.
     """
     kinds = [kind for kind in TITLES if any(record["negatives"] == kind for record in records)]
+    looks = looks_of(dict.fromkeys(record["encoding"] for record in records))
     lengths = sorted({record["length"] for record in records if record["set"] == "length"})
     figure = Figure(figsize=(4 * len(kinds), 4.4), layout="constrained")
     for number, (axes, kind) in enumerate(zip(np.atleast_1d(figure.subplots(1, len(kinds), sharey=True)), kinds)):
         axes.axvspan(*trained_lengths, color="#56B4E9", alpha=0.2, label="trained lengths")
         axes.axhline(0.5, color=GREY, linewidth=0.8, linestyle=":", label="chance")
-        for encoding in COLOURS:
+        for encoding, (colour, marker) in looks.items():
             for name, x, style in [("length", "length", "-"), ("gap control", "gap_source", "--")]:
                 points = sorted((record[x], record["accuracy"], *record["accuracy_interval"]) for record in records
                                 if (record["set"], record["encoding"], record["negatives"]) == (name, encoding, kind))
                 if not points:
                     continue
                 x_values, accuracy, low, high = zip(*points)
-                axes.plot(x_values, accuracy, style, color=COLOURS[encoding], marker=MARKERS[encoding], markersize=5,
+                axes.plot(x_values, accuracy, style, color=colour, marker=marker, markersize=5,
                           markerfacecolor=None if name == "length" else "white",
                           label=encoding if name == "length" else f"{encoding}: gaps of that length, 16 values")
-                axes.fill_between(x_values, low, high, color=COLOURS[encoding], alpha=0.15, linewidth=0)
+                axes.fill_between(x_values, low, high, color=colour, alpha=0.15, linewidth=0)
         axes.set_xscale("log", base=2)
         axes.set_xticks(lengths, labels=map(str, lengths))
         axes.minorticks_off()
@@ -116,7 +126,7 @@ def plot_encodings(tables, trained_rows):
         trained_rows: how many of the first positions training sequences reached.
     """
     figure = Figure(figsize=(3.7 * len(tables), 3.5), layout="constrained")
-    for axes, (name, table) in zip(figure.subplots(1, len(tables)), tables.items()):
+    for axes, (name, table) in zip(np.atleast_1d(figure.subplots(1, len(tables))), tables.items()):
         limit = np.abs(table).max() or 1.0
         image = axes.imshow(table, aspect="auto", cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
         figure.colorbar(image, ax=axes, label="value")
@@ -134,6 +144,8 @@ def plot_attention(records):
     for axes, layer in zip(np.atleast_1d(panels), layers):
         for encoding in dict.fromkeys(record["encoding"] for record in records):
             chosen = [record for record in records if (record["layer"], record["encoding"]) == (layer, encoding)]
+            if not chosen:  # a model of fewer layers
+                continue
             blocks = [f"{record['keys_from']}-{record['keys_to']}" for record in chosen]
             axes.errorbar(range(len(chosen)), [record["score_mean"] for record in chosen], [record["score_sd"] for record in chosen],
                           color=COLOURS[encoding], marker=MARKERS[encoding], capsize=3, label=encoding)

@@ -44,7 +44,8 @@ class LowestPooling(MeanPooling):
         margin = logits[..., 1] - logits[..., 0]
         if mask is not None:
             margin = margin.masked_fill(~mask, math.inf)
-        lowest = h[torch.arange(len(h), device=h.device), margin.argmin(dim=1)]
+        place = margin.argmin(dim=1)[:, None, None].expand(-1, 1, h.size(2))
+        lowest = h.gather(1, place).squeeze(1)
         return lowest if mask is None else lowest.masked_fill(~mask.any(dim=1, keepdim=True), 0.0)
 
 

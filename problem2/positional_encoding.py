@@ -54,7 +54,7 @@ class SinusoidalPositionalEncoding(NoPositionalEncoding):
 
     def forward(self, x):
         if x.size(1) > len(self.table):
-            self.table = self.rows(x.size(1)).to(x.device)
+            self.table = self.rows(x.size(1)).to(self.table)
         return x + self.table[self.places(x.size(1))]
 
 
@@ -88,7 +88,8 @@ class LearnedPositionalEncoding(NoPositionalEncoding):
 
     def forward(self, x):
         if x.size(1) > self.max_len:
-            raise ValueError(f"a sequence of {x.size(1)} values is longer than the {self.max_len} positions of the learned encoding")
+            raise ValueError(f"a sequence of {x.size(1)} values is longer than the {self.max_len} positions "
+                             "of the learned encoding")
         return x + self.position_embeddings.weight[self.places(x.size(1))]
 
 

@@ -103,13 +103,16 @@ class RotaryEncoding(NoPositionalEncoding):
     Su et al. 2021 (arXiv:2104.09864): the pair of dimensions (2i, 2i + 1) of position pos turns by pos / 10000^(2i / D).
 
     Raises:
-        ValueError: from `rotate`, if the width of a head is odd.
+        ValueError: if the width of a head, `d_model` / `num_heads`, is odd.
     """
+
+    def __init__(self, d_model, max_len=5000, num_heads=4):
+        super().__init__(d_model, max_len, num_heads)
+        if d_model // num_heads % 2:
+            raise ValueError(f"rotary positions turn pairs of dimensions, and a head has {d_model // num_heads}")
 
     def rotate(self, Q, K):
         length, width = Q.size(2), Q.size(3)
-        if width % 2:
-            raise ValueError(f"rotary positions turn pairs of dimensions, and a head has {width}")
         frequencies = torch.exp(torch.arange(0, width, 2, dtype=torch.float64) * (-math.log(10000.0) / width))
         angles = torch.arange(length, dtype=torch.float64).unsqueeze(1) * frequencies  # [L, D / 2]
         cos, sin = angles.cos().to(Q), angles.sin().to(Q)

@@ -3,15 +3,18 @@
 Each seed's runs are kept in runs/seed_N/ and recorded as they end; seeds already recorded are not run again.
 """
 
+import support.interrupt  # first: Ctrl-C while torch loads
+
 from itertools import accumulate
 from pathlib import Path
 
 import train
 from analysis import ABSOLUTE, MAIN_KINDS, classify_group, evaluation_groups, load_group, measure_group, measure_positions
 from checkpoint import load_model
-from cli import DATA_DIR, HERE, RESULTS_DIR, Parser, UserError, choose_device, run, whole_number
+from support.cli import DATA_DIR, HERE, RESULTS_DIR, Parser, UserError, choose_device, run, whole_number
 from dataset import SortingDataset
-from files import locked, read_json, write_json
+from support.digests import KEY, weights_digest
+from support.files import locked, read_json, write_json
 from generate_data import TEST_LENGTHS
 from positional_encoding import REQUIRED
 from training import TrainingConfig
@@ -42,7 +45,7 @@ def measure_seed(seed, output_dir):
                         "val_curve": [[round(elapsed, 3), epoch["epoch"] * training_size, epoch["val"]["accuracy"]]
                                       for elapsed, epoch in zip(seconds, log["epochs"])],
                         "seconds": sum(epoch["seconds"] for epoch in log["epochs"]), "model": log["model"],
-                        "training": log["training"], "environment": log["environment"]})
+                        "training": log["training"], KEY: weights_digest(model.state_dict()), "environment": log["environment"]})
     return records
 
 

@@ -4,6 +4,8 @@ A run that has its file is not run again, and an interrupted one goes on where i
 started at will. Records are kept, weights are not. `study_figures.py` draws what the records say.
 """
 
+import support.interrupt  # first: Ctrl-C while torch loads
+
 import contextlib
 import math
 import multiprocessing
@@ -17,15 +19,16 @@ import torch
 
 from analysis import classify_group, evaluation_groups, load_group, measure_group
 from checkpoint import load_model
-from cli import DATA_DIR, HERE, RESULTS_DIR, Parser, UserError, run, whole_number
+from support.cli import DATA_DIR, HERE, RESULTS_DIR, Parser, UserError, run, whole_number
 from dataset import SPLITS, create_dataloaders
 from evaluation import evaluate
-from files import read_json, sha256, write_json
+from support.digests import KEY, file_digest, weights_digest
+from support.files import read_json, write_json
 from generate_data import TEST_LENGTHS, ensure_data
 from positional_encoding import ENCODINGS, REQUIRED
 from shortcut import TrendModel, measure_shortcut
 from study_analysis import measure_dilution, measure_heads, measure_pairs, measure_ties, measure_untrained_rows, pair_errors
-from train import environment, initial_model
+from train import environment, initial_model, model_arguments
 from training import fit
 from variants import VARIANTS
 from verification import applies, judge, window_margins
@@ -37,17 +40,17 @@ HEAD_SAMPLES = 64
 LONGER = tuple(length for length in TEST_LENGTHS if length >= 16)
 
 
-def describe(variant, seed, data_dir):
+def describe(variant, seed, data_dir, num_samples):
     """What a run is, as its record begins."""
     return {"variant": variant.name, "parent": variant.parent, "seed": seed, "settings": variant.settings(),
-            "training_sha256": sha256(data_dir / "train.json")}
+            "training_sha256": file_digest(data_dir / "train.json"), "num_samples": num_samples}
 
 
 def train_variant(variant, seed, data_dir, folder):
     """Train in `folder`, going on with what an interrupted run left there; returns `(best model, log, loaders)`."""
     loaders = create_dataloaders(data_dir, variant.batch_size)
-    model = initial_model(seed, **variant.model_arguments())
-    log = {"data_sha256": {split: sha256(data_dir / f"{split}.json") for split in SPLITS}, "settings": variant.settings()}
+    model = initial_model(seed, **model_arguments(variant, loaders))
+    log = {"data_sha256": {split: file_digest(data_dir / f"{split}.json") for split in SPLITS}, "settings": variant.settings()}
     log = fit(model, *loaders[:2], variant.training_config(seed), log, folder, (folder / "resume.pth").exists())
     return load_model(folder / "best_model.pth")[0], log, loaders
 
@@ -80,7 +83,8 @@ def run_one(name, seed, data_dir, runs_dir, num_samples):
     with open(folder / "output.txt", "a") as output, contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
         model, log, loaders = train_variant(variant, seed, data_dir, folder)
         epochs = log["epochs"]
-        record = describe(variant, seed, data_dir) | {
+        record = describe(variant, seed, data_dir, num_samples) | {
+            KEY: weights_digest(model.state_dict()),
             "parameters": sum(parameter.numel() for parameter in model.parameters()), "best_epoch": log["best_epoch"],
             "train": epochs[-1]["train"], "val": epochs[log["best_epoch"] - 1]["val"],
             "training_seconds": sum(epoch["seconds"] for epoch in epochs),
@@ -91,8 +95,9 @@ def run_one(name, seed, data_dir, runs_dir, num_samples):
     return record["seconds"]
 
 
-def read_records(runs_dir, data_dir=None):
-    """The records in `runs_dir`, `{(variant, seed): record}`, in the order of the table of variants.
+def read_records(runs_dir, data_dir=None, num_samples=0):
+    """The records in `runs_dir`, `{(variant, seed): record}`, in the order of the table of variants; those of test sets of at least
+    `num_samples` sequences alone.
 
     Raises:
         UserError: if one is of a variant that has other settings now, or (with `data_dir`) of other training data.
@@ -106,16 +111,17 @@ def read_records(runs_dir, data_dir=None):
         variant = VARIANTS.get(record["variant"])
         if variant is None or record["settings"] != variant.settings():
             raise UserError(f"{path} is of a variant that is not, or no longer, in variants.py: move it away")
-        if data_dir and record["training_sha256"] != sha256(data_dir / "train.json"):
+        if data_dir and record["training_sha256"] != file_digest(data_dir / "train.json"):
             raise UserError(f"{path} was trained on other data than {data_dir}: move it away")
-        records[record["variant"], record["seed"]] = record
+        if record.get("num_samples", NUM_SAMPLES) >= num_samples:
+            records[record["variant"], record["seed"]] = record
     return dict(sorted(records.items(), key=lambda item: (order.index(item[0][0]), item[0][1])))
 
 
 def plan(names, seeds):
     """The runs to do, `[(variant, seed)]`: all variants with the first seed, then with the next, so that a study cut short is
     one of fewer seeds."""
-    return [(name, seed) for seed in seeds for name in names]
+    return list(dict.fromkeys((name, seed) for seed in seeds for name in names))
 
 
 def list_variants(records, names):
@@ -146,9 +152,12 @@ def main(arguments=None):
         list_variants(read_records(args.runs_dir), args.only or VARIANTS)
         return
     ensure_data(args.data_dir)
-    records = read_records(args.runs_dir, args.data_dir)
+    records = read_records(args.runs_dir, args.data_dir, args.num_samples)
     todo = [key for key in plan(names, args.seeds) if key not in records]
-    print(f"{len(todo)} runs to do, {args.workers} at a time", flush=True)
+    again = len(read_records(args.runs_dir).keys() & todo)
+    print(f"{len(todo)} runs to do, {args.workers} at a time"
+          + (f"; {again} of them again, for their records are of fewer than {args.num_samples:,} sequences a set" if again else ""),
+          flush=True)
     start, limit = time.monotonic(), math.inf if args.minutes is None else 60 * args.minutes
     done, waiting, running = 0, list(todo), {}
     with ProcessPoolExecutor(args.workers, mp_context=multiprocessing.get_context("spawn")) as pool:

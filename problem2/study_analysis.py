@@ -53,7 +53,7 @@ def measure_heads(model, data_dir, lengths, num_samples):
         h = model.embed(sequences[labels == 1].to(next(model.parameters()).device))
         for number, layer in enumerate(model.layers):
             x = layer.norm1(h)
-            weights = layer.self_attn.scores(x, x, model.positions).softmax(dim=-1)  # [N, H, T, S]
+            weights = layer.self_attn.scores(x, x, model.pos_encoding).softmax(dim=-1)  # [N, H, T, S]
             inner = weights[:, :, 1:-1]
             means = {"entropy": -(inner * inner.clamp_min(1e-30).log()).sum(dim=-1), "top_weight": inner.amax(dim=-1),
                      **{name: weights.diagonal(offset, -2, -1)[..., part] for name, offset, part in
@@ -61,7 +61,7 @@ def measure_heads(model, data_dir, lengths, num_samples):
             for head in range(weights.size(1)):
                 records.append({"length": length, "layer": number, "head": head,
                                 **{name: value[:, head].mean().item() for name, value in means.items()}})
-            h = layer(h, None, model.positions)
+            h = layer(h, None, model.pos_encoding)
     return records
 
 
@@ -81,11 +81,11 @@ def row_policies(table, trained, length):
 def measure_untrained_rows(model, data_dir, lengths, num_samples, trained):
     """Accuracy of a model with learned positions under each of `row_policies`, by length and kind of negatives."""
     model, records = copy.deepcopy(model), []
-    table = model.positions.position_embeddings.weight.detach().clone()
+    table = model.pos_encoding.position_embeddings.weight.detach().clone()
     for length in lengths:
         sets = load_length(data_dir, length, num_samples, KINDS_COMPARED)
         for policy, rows in row_policies(table, trained, length).items():
-            model.positions.position_embeddings.weight.data.copy_(rows)
+            model.pos_encoding.position_embeddings.weight.data.copy_(rows)
             records += [{"length": length, "policy": policy, "negatives": kind, **summarize(classify(model, sequences), labels)}
                         for kind, (sequences, labels) in sets.items()]
     return records

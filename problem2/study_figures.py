@@ -3,6 +3,8 @@
 Needs the records of study.py and the weights of the recommended variant (python train.py).
 """
 
+import support.interrupt  # first: Ctrl-C while torch loads
+
 from functools import partial
 from pathlib import Path
 
@@ -10,8 +12,9 @@ import torch
 
 from analysis import classify_group, find_failures, load_group, measure_group
 from checkpoint import load_model
-from cli import DATA_DIR, RESULTS_DIR, Parser, Progress, UserError, run
-from files import save_figure, write_json
+from support.cli import DATA_DIR, RESULTS_DIR, Parser, Progress, UserError, run
+from support.digests import KEY, weights_digest
+from support.files import save_figure, write_json
 from generate_data import NEGATIVES, TEST_LENGTHS, draw_sorted, draw_test_sets, ensure_data
 from study import RUNS_DIR, read_records
 from study_analysis import measure_pairs, pair_errors
@@ -50,11 +53,11 @@ def examine(model, data_dir):
         failures += find_failures(logits, sets, about, most=MOST_FAILURES)
         progress.update(sum(lengths[:number + 1]))
     tables = {name: measure_pairs(model, each) for name, each in [("alone", 1), ("eight of each", 8)]}
-    return {"accuracy": accuracy, "failures_of_each_set_at_most": MOST_FAILURES, "failures": failures,
+    return {KEY: weights_digest(model.state_dict()), "accuracy": accuracy, "failures_of_each_set_at_most": MOST_FAILURES, "failures": failures,
             "every_window": judge(window_margins(model)) if applies(model) else None,
             "pair_errors": {name: pair_errors(table) for name, table in tables.items()},
             "pair_margins": {name: table.tolist() for name, table in tables.items()},
-            "bias": {"reach": model.positions.reach, "weights": model.positions.weights.tolist()}}
+            "bias": {"reach": model.pos_encoding.reach, "weights": model.pos_encoding.weights.tolist()}}
 
 
 def main(arguments=None):

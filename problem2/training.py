@@ -1,5 +1,6 @@
 """The training loop: AdamW, warm-up and cosine decay, the best epoch kept, every epoch resumable."""
 
+import copy
 import math
 import time
 from dataclasses import asdict, dataclass
@@ -9,9 +10,10 @@ from torch.nn import functional as F
 
 from augmentation import augment
 from checkpoint import save_model
-from cli import Progress, UserError
+from support.cli import Progress, UserError
 from evaluation import evaluate
-from files import read_checkpoint, write_checkpoint, write_json
+from support.files import read_checkpoint, write_checkpoint, write_json
+from support.runs import difference
 
 
 @dataclass(frozen=True)
@@ -48,11 +50,11 @@ def learning_rate(step, total_steps, config):
 
 def make_optimizer(model, config):
     """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) with weight decay as `TrainingConfig` says."""
-    positions = list(model.positions.parameters())
+    positions = list(model.pos_encoding.parameters())
     others = [parameter for parameter in model.parameters() if parameter not in set(positions)]
     groups = [{"params": [parameter for parameter in others if parameter.dim() > 1], "weight_decay": config.weight_decay, "lr_scale": 1.0},
               {"params": [parameter for parameter in others if parameter.dim() < 2], "weight_decay": 0.0, "lr_scale": 1.0},
-              {"params": positions, "weight_decay": 0.0, "lr_scale": model.positions.lr_scale}]
+              {"params": positions, "weight_decay": 0.0, "lr_scale": model.pos_encoding.lr_scale}]
     fused = can_fuse(next(model.parameters()).device)
     return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=fused)
 
@@ -123,8 +125,9 @@ def train_epoch(model, loader, optimizer, config, epoch):
 def fit(model, train_loader, val_loader, config, log, output_dir, resume=False):
     """Train, and keep the weights of the best epoch: highest accuracy on validation, the latest of equals.
 
-    After each epoch `best_model.pth` (if it is the best), `resume.pth` and `training_log.json` in `output_dir` are
-    replaced. Every epoch draws its random numbers from its own seed, so that a resumed run ends in the same bits.
+    After each epoch `best_model.pth` (if it is the best), `resume.pth` and `training_log.json` in `output_dir` are replaced;
+    `resume.pth` is there before the first one too. Every epoch draws its random numbers from its own seed, so that a resumed
+    run ends with identical weights.
 
     Args:
         model: the model, initialised.
@@ -143,14 +146,19 @@ def fit(model, train_loader, val_loader, config, log, output_dir, resume=False):
     """
     optimizer = make_optimizer(model, config)
     best_path, state_path = output_dir / "best_model.pth", output_dir / "resume.pth"
-    about = {"train_sha256": log["data_sha256"]["train"]}
-    log = log | {"training": asdict(config), "best_epoch": None, "epochs": []}
+    model.about = {"train_sha256": log["data_sha256"]["train"]}
+    log, best_weights = log | {"training": asdict(config), "best_epoch": None, "epochs": []}, None
+
+    def keep():
+        write_checkpoint(state_path, {"log": log, "model": model.state_dict(), "optimizer": optimizer.state_dict(),
+                                      "best_weights": best_weights})
     if resume:
         state = read_checkpoint(state_path, "cpu", "nothing to resume; train without --resume")
         log, best_weights = restore(state, log, model, optimizer)
-        save_model(best_path, model.config, best_weights, about)
+        if best_weights:
+            save_model(best_path, best_weights)
     else:
-        state_path.unlink(missing_ok=True)
+        keep()
     for epoch in range(len(log["epochs"]) + 1, config.epochs + 1):
         torch.manual_seed(config.seed * 1_000_000 + epoch)
         start = time.perf_counter()
@@ -158,11 +166,10 @@ def fit(model, train_loader, val_loader, config, log, output_dir, resume=False):
         val = evaluate(model, val_loader)
         if log["best_epoch"] is None or val["accuracy"] >= log["epochs"][log["best_epoch"] - 1]["val"]["accuracy"]:
             log["best_epoch"] = epoch
-            best_weights = {name: value.clone() for name, value in model.state_dict().items()}
-            save_model(best_path, model.config, best_weights, about)
+            best_weights = copy.deepcopy(model.state_dict())
+            save_model(best_path, best_weights)
         log["epochs"].append({"epoch": epoch, "train": train, "val": val, "seconds": time.perf_counter() - start})
-        write_checkpoint(state_path, {"log": log, "model": model.state_dict(), "optimizer": optimizer.state_dict(),
-                                      "best_weights": best_weights})
+        keep()
         write_json(output_dir / "training_log.json", log)
         print(f"epoch {epoch:3} of {config.epochs}: train loss {train['loss']:.4f}, val loss {val['loss']:.4f}, "
               f"val accuracy {val['accuracy']:.2%}, {log['epochs'][-1]['seconds']:.1f} s"
@@ -170,21 +177,25 @@ def fit(model, train_loader, val_loader, config, log, output_dir, resume=False):
     return log
 
 
+def description(log):
+    """The entries of a training log that say which run it is: what a run that goes on has in common with what it goes on from."""
+    return {key: value for key, value in log.items() if key not in ("environment", "note", "best_epoch", "epochs")}
+
+
 def restore(state, log, model, optimizer):
     """Put a run's saved state back into the model and the optimizer.
 
     Returns:
-        `(the run's log so far, the weights of its best epoch)`.
+        `(the run's log so far, the weights of its best epoch or None)`.
 
     Raises:
         UserError: if the run is not the one that `log` describes, naming the first entry that differs.
     """
     try:
         saved = state["log"]
-        for key in log.keys() & saved.keys() - {"epochs", "best_epoch", "environment"}:
-            if saved[key] != log[key]:
-                raise UserError(f"the interrupted run differs in {key}: {saved[key]}, now {log[key]}; "
-                                "give the options it had, or train without --resume")
+        differing = difference(saved, description(log))
+        if differing:
+            raise UserError(f"the interrupted run differs in {differing}: give the options it had, or train without --resume")
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         return log | {key: saved[key] for key in ("epochs", "best_epoch")}, state["best_weights"]

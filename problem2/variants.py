@@ -107,3 +107,9 @@ def make_variants():
 
 
 VARIANTS = make_variants()
+
+
+def find_models(results_dir):
+    """The trained models in a folder, `{name: path of the weights}`: those that are trained by default first."""
+    paths = {path.parent.name: path for path in sorted(results_dir.glob("*/best_model.pth"))}
+    return {name: paths[name] for name in dict.fromkeys((*TRAINED_BY_DEFAULT, *paths)) if name in paths}

@@ -20,9 +20,11 @@ VALUES = LARGEST_VALUE + 1
 
 
 def applies(model):
-    """Whether the argument above holds for a model: its one layer, its reach and its pooling are those."""
+    """Whether the argument above holds for a model: its one layer, its reach and its pooling are those, and its scores are not
+    scaled by the length."""
     config = model.config
-    return (config.num_layers, config.encoding_type, config.pooling) == (1, "local_bias", "lowest") and model.positions.reach == 1
+    of_the_kind = (config.num_layers, config.encoding_type, config.pooling) == (1, "local_bias", "lowest")
+    return of_the_kind and model.pos_encoding.reach == 1 and not config.log_scaling
 
 
 @torch.no_grad()
@@ -50,7 +52,12 @@ def judge(windows):
         `not_always_noticed` (in some surroundings neither v nor w is called unsorted; a sequence may still be, for another descent);
         `smallest`, the least distance from zero of a margin that one of these verdicts rests on; `every_sequence_right`, whether
         sequences of every length are proved to be answered rightly.
+
+    Raises:
+        ValueError: if a margin is not a number, of which nothing can be said.
     """
+    if any(margins.isnan().any() for margins in windows.values()):
+        raise ValueError("a margin is not a number")
     values = torch.arange(VALUES)
     ascends = values.unsqueeze(1) <= values
     good = torch.cat([windows["single"], windows["first"][ascends], windows["last"][ascends],

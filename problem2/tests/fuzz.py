@@ -14,11 +14,13 @@ import os
 import pickle
 import random
 import re
+import shutil
 import signal
 import sys
 import tarfile
 import tempfile
 import traceback
+from dataclasses import asdict
 from pathlib import Path
 from unittest import mock
 
@@ -31,11 +33,13 @@ import generate_data  # noqa: E402
 import inference  # noqa: E402
 import train  # noqa: E402
 from checkpoint import save_model  # noqa: E402
-from cli import Parser, Progress, run, whole_number  # noqa: E402
-from files import write_json  # noqa: E402
+from support.cli import Parser, Progress, run, whole_number  # noqa: E402
+from support.digests import file_digest  # noqa: E402
+from support.files import write_json  # noqa: E402
 from model import create_model  # noqa: E402
 from positional_encoding import ENCODINGS  # noqa: E402
 from tests.helpers import command, record_robustness  # noqa: E402
+from variants import RECOMMENDED  # noqa: E402
 
 LIMIT = 20
 ABSURD = [None, True, False, 0, 1, -1, 2, 10 ** 9, 10 ** 30, -10 ** 30, 0.5, 2.0, float("nan"), float("inf"), "", "x", "3", "\x00\x1b[2J", "é" * 50,
@@ -92,13 +96,16 @@ class Fuzz:
         self.problems = json.loads((folder / "data" / "train.json").read_text())
         torch.manual_seed(0)
         self.path = folder / "model.pth"
+        about = {"train_sha256": file_digest(folder / "data" / "train.json")}
         for encoding in ENCODINGS:
             model = create_model(encoding, d_model=8, num_heads=2, num_layers=1, d_ff=8, max_len=256)
+            model.about = about
             for path in (folder / encoding / "best_model.pth", self.path):
-                save_model(path, model.config, model.state_dict(), {"train_sha256": ""})
-            write_json(folder / encoding / "training_log.json", {"training": {"seed": 0}, "training_lengths": [8, 16], "model": {}})
+                save_model(path, model.state_dict())
+            write_json(folder / encoding / "training_log.json", {"training": {"seed": 0}, "model": asdict(model.config)})
+        shutil.copytree(folder / "local_bias", folder / RECOMMENDED)
         self.checkpoint, self.saved = self.path.read_bytes(), torch.load(self.path, weights_only=True)
-        self.model = model.eval(), self.saved["about"]
+        self.model = model.eval(), about
 
     def lines(self, generator):
         """Lines made of what sequences are made of, and of anything else; each is answered in its place."""
@@ -110,7 +117,7 @@ class Fuzz:
         if not lines[-1]:
             lines[-1] = b"3 15"  # an empty last line without its end is none
         with mock.patch.object(inference, "load_model", return_value=self.model):
-            status, output, errors = command(inference.main, "--stdin", stdin=b"\n".join(lines))
+            status, output, errors = command(inference.main, "--stdin", "--model-path", "x", stdin=b"\n".join(lines))
         answers = output.split("\n")[:-1]
         refused = [answer.startswith("error: ") for answer in answers]
         if (len(answers) != len(lines) or errors or status != any(refused) or max(map(len, answers)) > 200
@@ -146,7 +153,7 @@ class Fuzz:
         class Code:
             def __reduce__(self):
                 return generator.choice([(os.mkdir, (ran,)), (exec, (f"import os; os.mkdir({ran!r})",)), (os.system, (f"mkdir {ran!r}",))])
-        value = generator.choice([Code(), {"config": Code()}, self.saved | {"about": {"train_sha256": Code()}}, [Code()]])
+        value = generator.choice([Code(), {"config": Code()}, self.saved | {"_extra_state": Code()}, [Code()]])
         form = generator.randrange(4)
         if form == 0:
             self.path.write_bytes(pickle.dumps(value, protocol=generator.randint(0, 4)))

@@ -12,8 +12,8 @@ from unittest import mock
 
 import torch
 
-import cli
-from files import write_json
+from support import cli
+from support.files import write_json
 from generate_data import generate
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"

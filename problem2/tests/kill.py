@@ -27,7 +27,7 @@ import cli  # noqa: E402
 import files  # noqa: E402
 import generate_data  # noqa: E402
 import train  # noqa: E402
-from cli import Parser, Progress, UserError, run, whole_number  # noqa: E402
+from support.cli import Parser, Progress, UserError, run, whole_number  # noqa: E402
 from tests.helpers import record_robustness  # noqa: E402
 
 SMALL = ("--d-model", "16", "--num-heads", "2", "--num-layers", "1", "--d-ff", "16", "--batch-size", "8", "--dropout", "0.1", "--device", "cpu",
@@ -97,8 +97,8 @@ def contents(folder):
         if path.suffix == ".json":
             found[name] = without_seconds(json.loads(path.read_bytes()))
         elif path.suffix == ".pth":
-            saved = torch.load(path, weights_only=True)
-            found[name] = {key: tensor.numpy().tobytes() for key, tensor in saved["state_dict"].items()} | {"config": saved["config"]}
+            found[name] = {key: value.numpy().tobytes() if torch.is_tensor(value) else value
+                           for key, value in torch.load(path, weights_only=True).items()}
         else:
             found[name] = path.suffix == ".png" or path.read_bytes()
     return found

@@ -4,12 +4,13 @@ import hashlib
 import json
 import subprocess
 import sys
+from unittest import mock
 
 import torch
 from torch.utils.data import DataLoader
 
 import generate_data
-from cli import UserError
+from support.cli import UserError
 from dataset import (PAD_VALUE, ExtrapolationDataset, SortingDataset, collate_fn, create_dataloaders, create_extrapolation_loader,
                      data_file)
 from generate_data import GAP_SOURCES, NEGATIVES, TEST_LENGTHS, is_sorted
@@ -76,6 +77,36 @@ class Generate(TemporaryFolder):
                       for entry in read(data / "extrapolation" / data_file(16, "one_inversion", source))]
             self.assertTrue(0 < min(ranges) and max(ranges) < most, (source, ranges))
 
+    def test_more_sequences_than_there_are_is_one_line(self):
+        lengths = ("--min-train-len", 2, "--max-train-len", 2, "--output-dir", self.folder / "d", "--no-generate-extrapolation")
+        self.assert_one_line(command(generate_data.main, *lengths), "14,000 different sequences are asked for, and there are 10,000 of 2")
+        self.assertFalse((self.folder / "d").exists())
+        self.assertEqual(command(generate_data.main, *lengths, "--train-size", 5000, "--val-size", 10, "--test-size", 10)[0], 0)
+        with mock.patch.object(generate_data, "MOST_DRAWS", 1000):
+            self.assert_one_line(command(generate_data.main, *lengths, "--train-size", 9980, "--val-size", 10, "--test-size", 10),
+                                 "no new sequence among 1,000 drawn")
+            with self.assertRaisesRegex(UserError, "no new sequence"):
+                generate_data.make_test_set(2, None, 6000, 641, set())
+
+    def test_short_test_sets_have_negatives_of_every_kind(self):
+        seen = {(a, b) for a in range(100) for b in range(100) if (a + b) % 3 == 0}
+        for length in (2, 3):
+            for name, content in generate_data.make_test_set(length, None, 800, 641, seen).items():
+                entries = json.loads(content)
+                self.assertEqual(sum(entry["is_sorted"] for entry in entries), 400, name)
+                self.assertEqual(len({tuple(entry["sequence"]) for entry in entries} - seen), 800, name)
+
+    def test_a_missing_test_set_is_made_as_generate_makes_it(self):
+        with mock.patch.object(generate_data, "TEST_LENGTHS", (20,)), mock.patch.object(generate_data, "GAP_SOURCES", (40,)):
+            data = self.small_data((60, 20, 20), extrapolation=True)
+        before = {path: path.read_bytes() for path in (data / "extrapolation").glob("*.json")}
+        self.assertEqual(len(before), 10)
+        for path in list(before)[1:]:
+            path.unlink()
+        for length, source in [(20, None), (16, 40)]:
+            generate_data.ensure_test_set(data, length, source)
+        self.assertEqual({path: path.read_bytes() for path in (data / "extrapolation").glob("*.json")}, before)
+
     def test_the_handout_s_command_forwards(self):
         done = subprocess.run([sys.executable, RESULTS.parent / "scripts" / "generate_data.py", "--seed", "641", "--train-size", "50", "--val-size",
                                "5", "--test-size", "6", "--output-dir", self.folder / "d"], capture_output=True, text=True)
@@ -103,6 +134,19 @@ class Load(TemporaryFolder):
             self.assertEqual(batch["label"].tolist(), [labels[tuple(row)] for row in batch["sequence"].tolist()])
         self.assertNotEqual([b["sequence"].tolist() for b in train], [b["sequence"].tolist() for b in batches], "shuffled anew")
         self.assertEqual([b["sequence"].tolist() for b in val], [b["sequence"].tolist() for b in val], "in one order")
+
+    def test_items_are_the_caller_s_own(self):
+        dataset = SortingDataset(self.small_data() / "val.json")
+        before = {key: tensor.clone() for key, tensor in dataset[range(20)].items()}
+        for index in (3, slice(0, 5), [1, 2], torch.tensor([4])):
+            for tensor in dataset[index].values():
+                tensor.fill_(1)
+        self.assertTrue(all(torch.equal(tensor, before[key]) for key, tensor in dataset[range(20)].items()))
+
+    def test_an_impossible_batch_size_is_refused_in_our_words(self):
+        data = self.small_data()
+        with self.assertRaisesRegex(ValueError, "batch_size must be at least 1"):
+            create_dataloaders(data, batch_size=0)
 
     def test_collate_fn_pads_at_the_end(self):
         dataset = SortingDataset(self.small_data() / "val.json")

@@ -111,7 +111,7 @@ class Relative(unittest.TestCase):
 
     def test_heads_of_odd_width_cannot_be_turned(self):
         with self.assertRaisesRegex(ValueError, "a head has 3"):
-            small_model("rotary", d_model=9)(torch.tensor([[1, 2]]))
+            small_model("rotary", d_model=9)
 
     def test_a_relative_bias_learns_faster_than_the_weights_and_is_not_decayed(self):
         model = small_model("relative_bias")
@@ -119,7 +119,7 @@ class Relative(unittest.TestCase):
         groups = {id(parameter): group for group in optimizer.param_groups for parameter in group["params"]}
         self.assertEqual(len(groups), len(list(model.parameters())))
         for parameter in model.parameters():
-            own = parameter is model.positions.weights
+            own = parameter is model.pos_encoding.weights
             self.assertEqual((groups[id(parameter)]["lr_scale"], groups[id(parameter)]["weight_decay"] > 0),
                              (100.0 if own else 1.0, parameter.dim() > 1 and not own))
         self.assertEqual((LocalBias.lr_scale, NoPositionalEncoding.lr_scale), (RelativeBias.lr_scale, 1.0))

@@ -80,7 +80,7 @@ class Analysis(TemporaryFolder):
             torch.manual_seed(0)
             model, x = create_model(encoding, d_model=16, num_heads=2, num_layers=1, d_ff=16).eval(), torch.randint(100, (3, 16))
             plain = model(x)
-            rows = model.positions(torch.zeros(1, 56, 16))[0, 40:]
+            rows = model.pos_encoding(torch.zeros(1, 56, 16))[0, 40:]
             with moved(model, 40):
                 torch.testing.assert_close(model.embed(x), model.embedding(x) * 4 + rows)
             self.assertTrue(torch.equal(model(x), plain))

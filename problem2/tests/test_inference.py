@@ -1,18 +1,21 @@
 """Inference: a verdict for each sequence, errors named, damaged checkpoints refused and never run."""
 
-import io
 import os
 import pickle
+import select
+import signal
 import subprocess
 import sys
+import unittest
 from unittest import mock
 
 import torch
 
 import inference
 from checkpoint import load_model, save_model
-from inference import MOST_VALUES, parse_sequence
+from inference import LONGEST_LINE, MOST_VALUES, parse_sequence
 from model import create_model
+from support.digests import weights_digest
 from positional_encoding import ENCODINGS
 from tests.helpers import RESULTS, Oracle, TemporaryFolder, command
 
@@ -51,7 +54,8 @@ class Answer(TemporaryFolder):
     def test_bad_arguments_are_one_line(self):
         self.assert_one_line(self.run_inference("3", "100"), "'100' is no whole number from 0 to 99")
         self.assert_one_line(self.run_inference("3", "--stdin"), "not both")
-        self.assert_one_line(self.run_inference("3", "--encoding", "x"), "--encoding")
+        self.assert_one_line(self.run_inference("3", "--encoding", "x"), "no model called x, but sinusoidal, learned, none, recommended")
+        self.assert_one_line(command(inference.main, "--results-dir", self.folder), "holds no trained model", "python train.py")
         self.assert_one_line(self.run_inference("3", "--encoding", "none", "--model-path", "x"), "not both")
         self.assert_one_line(self.run_inference(*["7"] * 3000), f"more than {MOST_VALUES:,} values")
 
@@ -63,8 +67,7 @@ class Answer(TemporaryFolder):
             status, output, _ = command(inference.main, *["7"] * 301)
             self.assertEqual(status, 0)
             self.assertRegex(output, r"recommended  (un)?sorted")
-            output = command(inference.main, "--encoding", "learned", *["7"] * 301)[1]
-            self.assertRegex(output, r"learned      error: more than 300 values")
+            self.assert_one_line(command(inference.main, "--encoding", "learned", *["7"] * 301), "more than 300 values")
             self.assertEqual(command(inference.main, "--stdin", "--encoding", "learned", stdin=b"7 " * 301)[:2], (1, "error: more than 300 values\n"))
 
     def test_stdin_gives_one_line_each_in_order(self):
@@ -83,19 +86,10 @@ class Answer(TemporaryFolder):
             self.assertRegex(line, "^error: .")
             self.assertLess(len(line), 200)
 
-    def test_no_line_is_read_before_those_of_the_batches_before_it_are_answered(self):
-        output = io.StringIO()
-
-        class Lines(io.StringIO):
-            def readline(self, limit=-1):
-                line = super().readline(limit)
-                read.append(line)
-                assert len(read) - output.getvalue().count("\n") <= 7 + 1
-                return line
-        read = []
-        with mock.patch.object(inference, "LINES_AT_ONCE", 7):
-            self.assertTrue(inference.answer_lines(Oracle(), Lines("1 2\n" * 50), output))
-        self.assertEqual(output.getvalue(), "sorted 0.998\n" * 50)
+    def test_a_line_of_the_greatest_length_is_answered(self):
+        lines = b"7" + b" " * (LONGEST_LINE - 1) + b"\n" + b"7" + b" " * LONGEST_LINE + b"\n"
+        self.assertEqual(self.run_inference("--stdin", stdin=lines)[:2],
+                         (1, f"sorted 0.998\nerror: a line of more than {LONGEST_LINE:,} characters\n"))
 
     def test_a_mixed_batch_equals_one_by_one(self):
         torch.manual_seed(0)
@@ -110,25 +104,23 @@ class Answer(TemporaryFolder):
 class Checkpoints(TemporaryFolder):
     def test_round_trip(self):
         for encoding in ENCODINGS:
-            model = create_model(encoding, d_model=16, num_heads=2, num_layers=1, d_ff=24, pooling="attention", log_scaling=True).eval()
-            save_model(self.folder / "m.pth", model.config, model.state_dict(), ABOUT)
+            sizes = dict(d_model=16, num_heads=2, num_layers=1, d_ff=24, pooling="attention", log_scaling=True)
+            model = create_model(encoding, **sizes).eval()
+            model.about = ABOUT
+            save_model(self.folder / "m.pth", model.state_dict())
             loaded, about = load_model(self.folder / "m.pth")
-            self.assertEqual((loaded.config, about, loaded.training), (model.config, ABOUT, False))
+            self.assertEqual((loaded.config, about, loaded.about, loaded.training), (model.config, ABOUT, ABOUT, False))
+            by_hand = create_model(encoding, **sizes).eval()
+            by_hand.load_state_dict(torch.load(self.folder / "m.pth", weights_only=True))
             x = torch.randint(100, (5, 7))
-            self.assertTrue(torch.equal(loaded(x), model(x)))
-
-    def test_a_checkpoint_of_before_there_were_poolings_loads(self):
-        model = create_model("learned", d_model=16, num_heads=2, num_layers=1, d_ff=24).eval()
-        save_model(self.folder / "m.pth", model.config, model.state_dict(), ABOUT)
-        saved = torch.load(self.folder / "m.pth", weights_only=True)
-        del saved["config"]["pooling"], saved["config"]["log_scaling"]
-        torch.save(saved, self.folder / "m.pth")
-        self.assertEqual(load_model(self.folder / "m.pth")[0].config, model.config)
+            self.assertTrue(torch.equal(loaded(x), model(x)) and torch.equal(by_hand(x), model(x)))
+            self.assertEqual(weights_digest(by_hand.state_dict()), weights_digest(model.state_dict()))
 
     def test_damaged_and_foreign_files_are_one_line(self):
         model = create_model("learned", d_model=16, num_heads=2, num_layers=1, d_ff=24)
         path = self.folder / "m.pth"
-        save_model(path, model.config, model.state_dict(), ABOUT)
+        model.about = ABOUT
+        save_model(path, model.state_dict())
         good, data = torch.load(path, weights_only=True), path.read_bytes()
 
         def refused(*words):
@@ -138,17 +130,19 @@ class Checkpoints(TemporaryFolder):
         for content in (b"", b"text", data[:100], data[:len(data) // 2], data[:-20], b"PK\x03\x04" + bytes(100), pickle.dumps([1, 2])):
             path.write_bytes(content)
             refused()
-        config, weights = good["config"], good["state_dict"]
-        for value in [None, 3, [], {}, weights, torch.zeros(3), good | {"state_dict": {}}, good | {"config": {}}, good | {"about": 3}, good | {"about": torch.zeros(2, 2)}, good | {"config": config | {"dropout": torch.zeros(2)}},
-                      good | {"config": config | {"d_model": 64}}, good | {"config": config | {"num_heads": 3}},
-                      good | {"config": config | {"d_model": 10 ** 9}}, good | {"config": config | {"num_layers": 10 ** 5}},
-                      good | {"config": config | {"max_len": 10 ** 9}}, good | {"config": config | {"max_len": 99}},
-                      good | {"config": config | {"d_ff": -1}}, good | {"config": config | {"extra": 1}},
-                      good | {"config": config | {"encoding_type": "sinusoidal"}}, good | {"config": config | {"encoding_type": "x"}},
-                      good | {"config": config | {"encoding_type": 7}}, good | {"config": config | {"pooling": "min"}}, good | {"config": config | {"pooling": []}},
-                      good | {"config": config | {"log_scaling": 1}}, good | {"config": config | {"dropout": float("nan")}},
-                      good | {"config": config | {"vocab_size": 5}}, good | {"state_dict": weights | {"embedding.weight": 7}},
-                      good | {"state_dict": {name: value * float("nan") for name, value in weights.items()}}]:
+        extra = good["_extra_state"]
+        for changes in [{"config": {}}, {"config": None}, {"about": 3}, {"about": {}}, {"about": torch.zeros(2, 2)}]:
+            torch.save(good | {"_extra_state": extra | changes}, path)
+            refused()
+        for changes in [{"dropout": torch.zeros(2)}, {"d_model": 64}, {"num_heads": 3}, {"d_model": 10 ** 9}, {"num_layers": 10 ** 5},
+                        {"max_len": 10 ** 9}, {"max_len": 99}, {"d_ff": -1}, {"extra": 1}, {"encoding_type": "sinusoidal"},
+                        {"encoding_type": "x"}, {"encoding_type": 7}, {"pooling": "min"}, {"pooling": []}, {"log_scaling": 1},
+                        {"dropout": float("nan")}, {"vocab_size": 5}]:
+            torch.save(good | {"_extra_state": extra | {"config": extra["config"] | changes}}, path)
+            refused()
+        tensors = {name: value for name, value in good.items() if name != "_extra_state"}
+        for value in [None, 3, [], {}, tensors, torch.zeros(3), {"_extra_state": extra}, good | {"_extra_state": 3}, good | {"more": torch.zeros(1)},
+                      good | {"embedding.weight": 7}, good | {name: value * float("nan") for name, value in tensors.items()}]:
             torch.save(value, path)
             refused()
 
@@ -166,6 +160,27 @@ class Checkpoints(TemporaryFolder):
 
 
 class Script(TemporaryFolder):
+    def test_lines_are_answered_as_they_arrive(self):
+        with subprocess.Popen([sys.executable, RESULTS.parent / "inference.py", "--stdin"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as run:
+            try:
+                for line in (b"3 15 27\n", b"27 15\n"):
+                    run.stdin.write(line)
+                    run.stdin.flush()
+                    self.assertTrue(select.select([run.stdout], [], [], 60)[0], "no answer, though nothing more is waiting")
+                    self.assertRegex(run.stdout.readline(), rb"^(un)?sorted [0-9.]{5}\n$")
+            finally:
+                run.stdin.close()
+
+    @unittest.skipUnless(os.name == "posix", "signals of POSIX")
+    def test_an_interruption_while_torch_loads_is_one_line(self):
+        (self.folder / "torch.py").write_text("print('loading', flush=True)\nimport time\ntime.sleep(60)\n")
+        for script in ("inference.py", "train.py", "analyze.py", "generate_data.py", "scripts/generate_data.py", "seeds.py", "study.py", "benchmark.py", ""):
+            with subprocess.Popen([sys.executable, RESULTS.parent / script], env=os.environ | {"PYTHONPATH": str(self.folder)},
+                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
+                self.assertEqual(run.stdout.readline(), b"loading\n")
+                run.send_signal(signal.SIGINT)
+                self.assertEqual((script, run.stderr.read()), (script, b"error: interrupted\n"))
+
     def test_from_another_folder(self):
         script = RESULTS.parent / "inference.py"
         done = subprocess.run([sys.executable, script, "--stdin"], cwd=self.folder, input="3 15 27 41 58 72 83 94\n94 83 72 58 41 27 15 3\n",

@@ -3,6 +3,7 @@
 import inspect
 import math
 import unittest
+import warnings
 
 import torch
 from torch import nn
@@ -26,7 +27,7 @@ def random(*shape, seed=0):
 def small_model(encoding, **changes):
     torch.manual_seed(0)
     model = create_model(encoding, **{"d_model": 24, "num_heads": 3, "num_layers": 2, "d_ff": 40, "dropout": 0.0, **changes}).double().eval()
-    for parameter in model.positions.parameters():  # some start from zero, as if there were no positions
+    for parameter in model.pos_encoding.parameters():  # some start from zero, as if there were no positions
         nn.init.normal_(parameter)
     return model
 
@@ -92,6 +93,13 @@ class Encodings(unittest.TestCase):
                 for i in range(d_model):
                     angle = pos / 10000 ** (2 * (i // 2) / d_model)
                     self.assertAlmostEqual(float(table[pos, i]), math.cos(angle) if i % 2 else math.sin(angle), places=5)
+
+    def test_sinusoidal_grows_in_the_module_s_dtype(self):
+        for dtype in (torch.bfloat16, torch.float64):
+            model = create_model("sinusoidal", d_model=16, num_heads=2, num_layers=1, d_ff=16).eval().to(dtype)
+            for length in (301, 5):
+                self.assertTrue(torch.isfinite(model(torch.zeros(1, length, dtype=torch.long))).all())
+            self.assertEqual((model.pos_encoding.table.dtype, len(model.pos_encoding.table)), (dtype, 301))
 
     def test_worked_matrix_of_the_docstring(self):
         expected = torch.tensor([[0, 1, 0, 1], [0.8415, 0.5403, 0.0100, 0.9999], [0.9093, -0.4161, 0.0200, 0.9998]])
@@ -174,6 +182,44 @@ class Model(unittest.TestCase):
                     empty = model(torch.tensor([[100, 100]]), torch.zeros(1, 2))
                     torch.testing.assert_close(empty[0], model.classifier.bias, **TOLERANCE)
 
+    def test_a_sequence_of_no_values_is_one_without_any_real_value(self):
+        for pooling in POOLINGS:
+            model = small_model("sinusoidal", pooling=pooling)
+            for mask in (None, torch.ones(2, 0)):
+                torch.testing.assert_close(model(torch.zeros(2, 0, dtype=torch.long), mask), model.classifier.bias.expand(2, 2), **TOLERANCE)
+
+    @torch.no_grad()
+    def test_a_traced_model_takes_batches_of_any_size(self):
+        model = small_model("local_bias", pooling="lowest", num_layers=1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            traced = torch.jit.trace(model, self.x)
+        for count in (1, 4, 6):
+            x = torch.randint(100, (count, 9), generator=torch.Generator().manual_seed(count))
+            torch.testing.assert_close(traced(x), model(x), **TOLERANCE)
+
+    def test_what_starter_kit_scripts_read(self):
+        model = create_model("learned", d_model=24, num_heads=3)
+        self.assertIs(type(model.pos_encoding), LearnedPositionalEncoding)
+        for layer in model.layers:
+            self.assertEqual((layer.self_attn.d_model, layer.self_attn.d_k, layer.self_attn.num_heads), (24, 8, 3))
+
+    def test_hooks_on_attention_see_output_and_weights(self):
+        model, seen = small_model("relative_bias"), []
+        for layer in model.layers:
+            layer.self_attn.register_forward_hook(lambda module, args, output: seen.append(output))
+        model(self.x)
+        self.assertEqual([(output.shape, weights.shape) for output, weights in seen], [((4, 9, 24), (4, 3, 9, 9))] * 2)
+
+    def test_extra_state_holds_plain_values_that_rebuild_the_model(self):
+        model = create_model("learned", d_model=24, num_heads=3)
+        model.about = {"train_sha256": "x"}
+        state = model.state_dict()
+        self.assertEqual(state["_extra_state"], {"config": vars(model.config), "about": {"train_sha256": "x"}})
+        other = SortingClassifier(**state["_extra_state"]["config"])
+        other.load_state_dict(state)
+        self.assertEqual((other.about, other.config), (model.about, model.config))
+
     def test_predict_is_the_likelier_class(self):
         model = small_model("sinusoidal")
         self.assertTrue(torch.equal(model.predict(self.x), model(self.x).argmax(1)))
@@ -181,13 +227,13 @@ class Model(unittest.TestCase):
     def test_a_learned_row_that_no_sequence_reaches_keeps_its_first_value(self):
         torch.manual_seed(0)
         model = create_model("learned", d_model=16, num_heads=2, num_layers=1, d_ff=16)
-        before = model.positions.position_embeddings.weight.detach().clone()
+        before = model.pos_encoding.position_embeddings.weight.detach().clone()
         optimizer = make_optimizer(model, TrainingConfig(weight_decay=0.5))
         for step in range(5):
             optimizer.zero_grad()
             F.cross_entropy(model(self.x), torch.tensor([0, 1, 0, 1])).backward()
             optimizer.step()
-        after = model.positions.position_embeddings.weight.detach()
+        after = model.pos_encoding.position_embeddings.weight.detach()
         self.assertTrue(torch.equal(after[9:], before[9:]))
         self.assertTrue((after[:9] != before[:9]).any(dim=1).all())
 

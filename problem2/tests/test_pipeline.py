@@ -34,3 +34,24 @@ class Pipeline(TemporaryFolder):
         accuracy = json.loads((problem / "results" / "extrapolation" / "extrapolation_results.json").read_text())["accuracy"]
         self.assertEqual(len(accuracy), 4 * 11 * 5)
         self.assertRegex(self.run_script(problem / "inference.py", "--stdin", input="3 15\n9,8\n"), r"^(un)?sorted [0-9.]{5}\n(un)?sorted [0-9.]{5}\n$")
+
+    def test_a_script_as_the_starter_kit_has_them_runs_unchanged(self):
+        problem = self.folder / "problem2"
+        shutil.copytree(RESULTS.parent, problem, ignore=shutil.ignore_patterns("data", "results", "runs", "tests", "__pycache__"))
+        shutil.copy(RESULTS.parent / "tests" / "starter_kit.py", problem)
+        self.small_data((60, 20, 20), extrapolation=True)
+        self.assertEqual(self.run_script(problem / "starter_kit.py", self.folder).splitlines(),
+                         ["accuracy True", "weights [(2, 32, 32), (2, 32, 32)]", "encoding (20, 16)", "silenced True"])
+
+    def test_a_quick_look_leaves_the_results_alone_and_goes_on_after_an_interruption(self):
+        problem = self.folder / "problem2"
+        shutil.copytree(RESULTS.parent, problem, ignore=shutil.ignore_patterns("data", "results", "runs", "tests", "__pycache__"))
+        self.run_script(problem / "generate_data.py", "--train-size", 60, "--val-size", 20, "--test-size", 20)
+        output = self.run_script(problem, "--epochs", 1)
+        self.assertIn(f"a quick look: everything goes to {problem / 'runs' / 'quick_look'}", output)
+        self.assertFalse((problem / "results").exists())
+        self.assertTrue((problem / "runs" / "quick_look" / "extrapolation" / "extrapolation_results.json").exists())
+        self.assertEqual(self.run_script(problem, "--epochs", 1, "--resume", "--num-samples", 4).count("finished already"), 4)
+        self.run_script(problem, "--epochs", 1, "--output-dir", self.folder / "elsewhere", "--num-samples", 4)
+        accuracy = json.loads((self.folder / "elsewhere" / "extrapolation" / "extrapolation_results.json").read_text())["accuracy"]
+        self.assertEqual({entry["n"] for entry in accuracy}, {4})

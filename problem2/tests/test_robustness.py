@@ -11,12 +11,12 @@ from unittest import mock
 
 import torch
 
-import files
+from support import files
 import generate_data
 import train
 from checkpoint import load_model, save_model
-from cli import UserError
-from files import locked, replacing
+from support.cli import UserError
+from support.files import locked, replacing
 from model import create_model
 from tests import fuzz
 from tests.helpers import RESULTS, TemporaryFolder, command
@@ -40,7 +40,7 @@ class Disk(TemporaryFolder):
         for name, number in [("fsync", errno.ENOSPC), ("replace", errno.EROFS)]:
             with mock.patch.object(files.os, name, side_effect=OSError(number, os.strerror(number))):
                 self.assert_one_line(command(train.main, "--data-dir", self.folder / "data", "--output-dir", self.folder / "run", "--epochs", 2, *TRAIN),
-                                     "best_model.pth", os.strerror(number))
+                                     "resume.pth", os.strerror(number))
             self.assertEqual(self.contents(), before)
         with mock.patch.object(files, "open", create=True, side_effect=PermissionError(errno.EACCES, "Permission denied", "run/.lock")):
             self.assert_one_line(command(train.main, "--data-dir", self.folder / "data", "--output-dir", self.folder / "run", "--epochs", 2, *TRAIN),
@@ -101,8 +101,9 @@ class TwoRuns(TemporaryFolder):
 class Checkpoint(TemporaryFolder):
     def test_weights_larger_than_their_file_are_refused_before_they_are_made(self):
         model = create_model("learned")
-        weights = {name: torch.zeros(1).expand(value.shape) for name, value in model.state_dict().items()}
-        files.write_checkpoint(self.folder / "m.pth", {"config": vars(model.config), "about": {"train_sha256": ""}, "state_dict": weights})
+        weights = {name: torch.zeros(1).expand(value.shape) for name, value in model.named_parameters()}
+        model.about = {"train_sha256": ""}
+        files.write_checkpoint(self.folder / "m.pth", model.state_dict() | weights)
         with self.assertRaisesRegex(UserError, "larger than the file"):
             load_model(self.folder / "m.pth")
 
@@ -114,7 +115,8 @@ class Checkpoint(TemporaryFolder):
 
     def test_weights_are_put_on_the_device_asked_for(self):
         model = create_model("none", d_model=8, num_heads=1, num_layers=1, d_ff=8)
-        save_model(self.folder / "m.pth", model.config, model.state_dict(), {"train_sha256": ""})
+        model.about = {"train_sha256": ""}
+        save_model(self.folder / "m.pth", model.state_dict())
         with mock.patch.object(files.torch, "load", wraps=torch.load) as load:
             load_model(self.folder / "m.pth", torch.device("cpu"))
         self.assertEqual(load.call_args.kwargs["map_location"], torch.device("cpu"))

@@ -95,6 +95,18 @@ class Study(TemporaryFolder):
         self.assertRegex(output, r"root +a root +seeds: 0; [0-9]+ s a run")
         self.assertRegex(output, r"child +root, but encoding_type = relative_bias +seeds: none yet")
 
+    def test_a_seed_named_twice_is_one_run(self):
+        self.assertIn("1 runs to do", self.study("--seeds", 7, 7, "--only", "root", "root")[1])
+        self.assertEqual(list(self.records()), ["root_7.json"])
+
+    def test_a_record_of_fewer_sequences_does_not_stand_for_the_run(self):
+        self.study("--seeds", 0, "--only", "root")
+        self.assertEqual(self.records()["root_0.json"]["num_samples"], 20)
+        self.assertIn("0 runs to do", self.study("--seeds", 0, "--only", "root", "--num-samples", 10)[1])
+        output = self.study("--seeds", 0, "--only", "root", "--num-samples", 40)[1]
+        self.assertIn("1 runs to do, 1 at a time; 1 of them again, for their records are of fewer than 40 sequences", output)
+        self.assertEqual(self.records()["root_0.json"]["num_samples"], 40)
+
     def test_no_run_starts_after_the_time_is_up(self):
         with mock.patch.object(study, "time", mock.Mock(monotonic=itertools.count(0, 25).__next__, perf_counter=time.perf_counter)):
             output = self.study("--seeds", 0, 1, "--only", "root", "child", "--minutes", 1)[1]
@@ -115,7 +127,8 @@ class Study(TemporaryFolder):
         self.study("--seeds", 0, 1)
         torch.manual_seed(0)
         model = create_model(**self.variants[RECOMMENDED].model_arguments())
-        save_model(self.folder / RECOMMENDED / "best_model.pth", model.config, model.state_dict(), {"train_sha256": ""})
+        model.about = {"train_sha256": ""}
+        save_model(self.folder / RECOMMENDED / "best_model.pth", model.state_dict())
         names = ("root", "child", RECOMMENDED)
         with mock.patch.multiple(study_figures, LONGEST={300: 4}, NEGATIVES=("swap", "one_inversion"), CELLS=("root", "child"), LEARNED=("root",), COMPARED=names, SCALING=names), \
                 mock.patch.multiple(verification, VALUES=4):
@@ -197,7 +210,7 @@ class Measures(TemporaryFolder):
     def test_heads_that_look_at_one_neighbour_are_seen_to(self):
         data = self.small_data((60, 20, 20), extrapolation=True)
         model = create_model("local_bias", d_model=16, num_heads=3 - 1, num_layers=1, d_ff=16).eval()
-        model.positions.weights.data = torch.tensor([[50.0, 0, 0], [0, 0, 50.0]])
+        model.pos_encoding.weights.data = torch.tensor([[50.0, 0, 0], [0, 0, 50.0]])
         before, after = study_analysis.measure_heads(model, data, [16], 20)
         for record, side in [(before, "before"), (after, "after")]:
             self.assertAlmostEqual(record[side], 1, places=4)
@@ -212,12 +225,12 @@ class Measures(TemporaryFolder):
         self.assertEqual(policies, {"initial": list(range(10)), "zeros": [0, 1, 2, 3, 0, 0, 0, 0, 0, 0], "copies": [0, 1, 2, 3, 0, 1, 2, 3, 0, 1],
                                     "interpolation": [0, 0.5, 1, 1.5, 2, 2.5, 3, 7, 8, 9]})
         data, model = self.small_data((60, 20, 20), extrapolation=True), create_model("learned", d_model=16, num_heads=2, num_layers=1, d_ff=16).eval()
-        before = {name: value.clone() for name, value in model.state_dict().items()}
+        before = {name: value.clone() for name, value in model.named_parameters()}
         records = study_analysis.measure_untrained_rows(model, data, [16, 32], 20, 16)
         self.assertEqual(len(records), 2 * 4 * 2)
         self.assertEqual(len({record["loss"] for record in records if (record["length"], record["negatives"]) == (16, "swap")}), 1)
         self.assertGreater(len({record["loss"] for record in records if (record["length"], record["negatives"]) == (32, "swap")}), 2)
-        self.assertTrue(all(torch.equal(value, before[name]) for name, value in model.state_dict().items()), "the model is left as it was")
+        self.assertTrue(all(torch.equal(value, before[name]) for name, value in model.named_parameters()), "the model is left as it was")
 
 
 class Verification(TemporaryFolder):
@@ -232,7 +245,7 @@ class Verification(TemporaryFolder):
     def model(self, seed):
         torch.manual_seed(seed)
         model = create_model("local_bias", d_model=12, num_heads=2, num_layers=1, d_ff=16, dropout=0.0, pooling="lowest").eval()
-        nn.init.normal_(model.positions.weights)
+        nn.init.normal_(model.pos_encoding.weights)
         return model
 
     def trained(self):
@@ -281,8 +294,11 @@ class Verification(TemporaryFolder):
         self.assertEqual(verification.judge(spoilt)["not_always_noticed"], 1)
         spoilt["inner"][:, 3, 2], spoilt["first"][3, 2] = -1, -1  # the 3 notices it whatever comes before
         self.assertEqual(verification.judge(spoilt)["not_always_noticed"], 0)
+        for key in windows:  # of what is not a number nothing is proved
+            with self.assertRaisesRegex(ValueError, "not a number"):
+                verification.judge(windows | {key: torch.full_like(windows[key], float("nan"))})
 
     def test_it_applies_to_the_recommended_kind_alone(self):
         self.assertTrue(verification.applies(self.model(0)))
-        for changes in ({"num_layers": 2}, {"encoding_type": "relative_bias"}, {"pooling": "max"}):
+        for changes in ({"num_layers": 2}, {"encoding_type": "relative_bias"}, {"pooling": "max"}, {"log_scaling": True}):
             self.assertFalse(verification.applies(create_model(**{"encoding_type": "local_bias", "num_layers": 1, "pooling": "lowest", "d_model": 8, "num_heads": 1} | changes)))

@@ -10,7 +10,9 @@ import train
 import training
 from checkpoint import load_model
 from dataset import SortingDataset, make_loader
-from files import replacing
+from generate_data import generate
+from support.digests import weights_digest
+from support.files import replacing, write_json
 from model import create_model
 from positional_encoding import REQUIRED, LearnedPositionalEncoding
 from tests.helpers import TemporaryFolder, command
@@ -47,7 +49,7 @@ class Train(TemporaryFolder):
                        "--epochs", epochs, *SMALL, *options)
 
     def weights(self, name):
-        return load_model(self.folder / name / "learned" / "best_model.pth")[0].state_dict()
+        return dict(load_model(self.folder / name / "learned" / "best_model.pth")[0].named_parameters())
 
     def log(self, name):
         return json.loads((self.folder / name / "learned" / "training_log.json").read_text())
@@ -56,7 +58,7 @@ class Train(TemporaryFolder):
         for name, tensor in self.weights(one).items():
             self.assertTrue(torch.equal(tensor, self.weights(other)[name]), name)
 
-    def interrupted(self, name, after):
+    def interrupted(self, name, after, *options):
         """A run that is interrupted while it trains the epoch that follows epoch `after`."""
         original = training.train_epoch
 
@@ -65,7 +67,7 @@ class Train(TemporaryFolder):
                 raise KeyboardInterrupt
             return original(model, loader, optimizer, config, epoch)
         with mock.patch.object(training, "train_epoch", train_epoch):
-            self.assert_one_line(self.train(name), "--resume")
+            self.assert_one_line(self.train(name, *options), "interrupted; continue with the same options and --resume")
 
     def test_leaves_weights_log_and_curves(self):
         status, output, errors = self.train("run")
@@ -97,6 +99,54 @@ class Train(TemporaryFolder):
         self.assert_same_bits("one", "two")
         with self.assertRaises(AssertionError):
             self.assert_same_bits("one", "three")
+
+    def test_a_run_interrupted_in_its_first_epoch_can_be_resumed(self):
+        self.train("whole", epochs=2)
+        self.interrupted("stopped", 0, "--epochs", 2)
+        state = torch.load(self.folder / "stopped" / "learned" / "resume.pth", weights_only=True)
+        self.assertEqual((state["log"]["epochs"], state["best_weights"]), ([], None))
+        self.assertEqual(self.train("stopped", "--resume", epochs=2)[0], 0)
+        self.assert_same_bits("whole", "stopped")
+
+    def test_an_interruption_with_nothing_to_resume_advises_no_resume(self):
+        with mock.patch.object(train, "initial_model", side_effect=KeyboardInterrupt):
+            status, _, errors = self.train("run")
+        self.assertEqual((status, errors), (130, "error: interrupted\n"))
+
+    def test_resume_with_nothing_there_starts_and_with_a_finished_run_changes_nothing(self):
+        self.assertEqual(self.train("run", "--resume", epochs=1)[0], 0)
+        folder = self.folder / "run"
+        before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("[!.]*") if path.is_file()}
+        status, output, _ = self.train("run", "--resume", epochs=1)
+        self.assertEqual((status, output), (0, "learned: finished already\n"))
+        self.assert_one_line(self.train("run", "--resume", "--lr", 0.5, epochs=1), f"{folder / 'learned'} holds a finished run that differs in "
+                             "lr 0.001, now 0.5: give the options it had, another --output-dir, or train without --resume to replace it")
+        self.assert_one_line(self.train("run", "--resume", epochs=3), "differs in epochs 1, now 3")
+        self.assertEqual({path: (path.read_bytes(), path.stat().st_mtime_ns) for path in before}, before)
+
+    def test_records_of_other_weights_are_named(self):
+        self.train("run", epochs=1)
+        digest = self.log("run")["weights_sha256"]
+        self.assertEqual(digest, weights_digest(load_model(self.folder / "run" / "learned" / "best_model.pth")[0].state_dict()))
+        path = self.folder / "run" / "extrapolation" / "extrapolation_results.json"
+        write_json(path, {"weights_sha256": {"learned": digest, "none": "other"}})
+        self.assertNotIn("other weights", self.train("run", epochs=1)[1])
+        output = self.train("run", "--seed", 1, epochs=1)[1]
+        self.assertIn(f"made from other weights than are there now: {path} (again: python analyze.py)\n", output)
+
+    def test_max_len_follows_the_data(self):
+        generate(self.folder / "long", 641, 8, 4, 4, 300, 301, generate_extrapolation=False)
+        for encoding in ("learned", "sinusoidal"):
+            status, _, errors = command(train.main, "--encoding", encoding, "--data-dir", self.folder / "long", "--output-dir",
+                                        self.folder / "run", "--epochs", 1, *SMALL)
+            self.assertEqual((status, errors), (0, ""))
+            self.assertEqual(load_model(self.folder / "run" / encoding / "best_model.pth")[0].config.max_len, 301)
+
+    def test_what_cannot_be_trained_is_one_line(self):
+        self.assert_one_line(command(train.main, "--encoding", "rotary", "--data-dir", self.small_data(), "--output-dir", self.folder / "run",
+                                     *SMALL, "--d-model", 6), "a model of this size cannot be made", "a head has 3")
+        with mock.patch.object(training, "train_epoch", side_effect=RuntimeError("DefaultCPUAllocator: can't allocate memory: 57 GB")):
+            self.assert_one_line(self.train("run"), "no memory for a batch of 8 sequences of up to 16 values", "--batch-size")
 
     def test_a_resumed_run_ends_in_the_same_bits(self):
         self.train("whole")
@@ -141,14 +191,15 @@ class Train(TemporaryFolder):
         torch.manual_seed(0)
         initial = create_model("learned", d_model=16, num_heads=2, num_layers=1, d_ff=16)
         still = self.weights("still")
-        key = "positions.position_embeddings.weight"
-        self.assertTrue(torch.equal(still[key], initial.state_dict()[key]))
-        self.assertFalse(torch.equal(still["embedding.weight"], initial.state_dict()["embedding.weight"]))
+        key = "pos_encoding.position_embeddings.weight"
+        self.assertTrue(torch.equal(still[key], initial.get_parameter(key)))
+        self.assertFalse(torch.equal(still["embedding.weight"], initial.embedding.weight))
 
     def test_what_cannot_be_resumed_is_said_in_one_line(self):
         self.interrupted("stopped", after=1)
-        self.assert_one_line(self.train("stopped", "--resume", "--lr", 0.5), "differs in training")
-        self.assert_one_line(self.train("stopped", "--resume", "--d-ff", 8), "differs in")
+        self.assert_one_line(self.train("stopped", "--resume", "--lr", 0.5), "the interrupted run differs in lr 0.001, now 0.5: give the "
+                             "options it had, or train without --resume")
+        self.assert_one_line(self.train("stopped", "--resume", "--d-ff", 8), "differs in d_ff 16, now 8")
         state = torch.load(self.folder / "stopped" / "learned" / "resume.pth", weights_only=True)
         for value in ({}, {"log": 3}, state | {"model": {}}, state | {"optimizer": {}}, state | {"optimizer": 3}):
             torch.save(value, self.folder / "stopped" / "learned" / "resume.pth")
@@ -158,7 +209,7 @@ class Train(TemporaryFolder):
         torch.save(state, self.folder / "stopped" / "learned" / "resume.pth")
         (self.folder / "data" / "train.json").write_text((self.folder / "data" / "train.json").read_text() + " ")
         self.assert_one_line(command(train.main, "--data-dir", self.folder / "data", "--output-dir", self.folder / "stopped", "--epochs", 4,
-                                     "--encoding", "learned", *SMALL, "--resume"), "differs in data_sha256")
+                                     "--encoding", "learned", *SMALL, "--resume"), "differs in train ")
         (self.folder / "stopped" / "learned" / "resume.pth").write_bytes((self.folder / "stopped" / "learned" / "resume.pth").read_bytes()[:1000])
         self.assert_one_line(self.train("stopped", "--resume"), "damaged")
 

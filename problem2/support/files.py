@@ -1,8 +1,8 @@
-"""Files that are replaced whole or not at all, folders that one run at a time writes to, and checkpoints that run no code."""
+"""Files that are replaced whole or not at all, folders that one run at a time writes to, and checkpoints that run no
+code."""
 
 import errno
 import glob
-import hashlib
 import io
 import json
 import os
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import torch
 
-from cli import UserError
+from support.cli import UserError
 
 try:
     import fcntl
@@ -27,7 +27,8 @@ def replacing(path):
         OSError: if the disk is full or may not be written; it names `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in path.parent.glob(f".{glob.escape(path.name)}.[0-9]*.tmp"):  # of a run that was killed in the middle of this
+    for leftover in path.parent.glob(
+        f".{glob.escape(path.name)}.[0-9]*.tmp"):  # of a run that was killed in the middle of this
         leftover.unlink(missing_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -56,7 +57,8 @@ def locked(folder):
             lock(file)
         except OSError as error:
             if error.errno in HELD:
-                raise UserError(f"another run is writing to {folder}: wait until it has ended, or give this one another folder") from None
+                raise UserError(f"another run is writing to {folder}: wait until it has ended, or give this one "
+                                "another folder") from None
         yield
 
 
@@ -71,15 +73,21 @@ def lock(file):
         msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
 
 
-def sha256(path):
-    """Digest of a file, in hexadecimal."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def write_json(path, value):
-    """Write `value` as JSON, whole."""
+    """Write `value` as JSON, whole; floats `rounded`."""
     with replacing(path) as file:
-        file.write((json.dumps(value, indent=2) + "\n").encode())
+        file.write((json.dumps(rounded(value), indent=2) + "\n").encode())
+
+
+def rounded(value, digits=6):
+    """A plain value, its floats to as many significant digits as a measurement has at most."""
+    if isinstance(value, float):
+        return float(f"{value:.{digits}g}")
+    if isinstance(value, dict):
+        return {key: rounded(each, digits) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [rounded(each, digits) for each in value]
+    return value
 
 
 def read_json(path, missing):
@@ -107,7 +115,8 @@ def write_checkpoint(path, value):
 def read_checkpoint(path, device, missing):
     """The dict that `write_checkpoint` saved, with its tensors on `device`; no code in the file is run.
 
-    Files of torch's older forms are refused unread: torch 2.5 and before can be made to run code from them (CVE-2025-32434).
+    Files of torch's older forms are refused unread: torch 2.5 and before can be made to run code from them
+    (CVE-2025-32434).
 
     Raises:
         UserError: if there is no such file (the message ends with `missing`) or it is no checkpoint.

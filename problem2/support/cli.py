@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-HERE = Path(__file__).resolve().parent
+HERE = Path(__file__).resolve().parent.parent
 DATA_DIR = HERE / "data"
 RESULTS_DIR = HERE / "results"
 
@@ -76,6 +76,14 @@ def positive_number(text):
     return value
 
 
+def number_from_zero(text):
+    """An argparse type: a finite number, zero or more."""
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not zero or more")
+    return value
+
+
 def share(text):
     """An argparse type: a number from 0 up to, not including, 1."""
     value = float(text)
@@ -117,4 +125,5 @@ class Progress:
             self.shown = now
             left = (now - self.start) * (self.total - done) / done
             line = f"{self.what}: {done:,} of {self.total:,}, {left:.0f} s left"
-            print(f"\r\033[K{line}" if self.terminal else line, end="" if self.terminal else "\n", file=sys.stderr, flush=True)
+            print(f"\r\033[K{line}" if self.terminal else line, end="" if self.terminal else "\n", file=sys.stderr,
+                  flush=True)
