@@ -69,16 +69,17 @@ def make_case(model, a, b, num_digits):
     source, target = encode_problems(torch.tensor([a]), torch.tensor([b]), num_digits)
     device = next(model.parameters()).device
     answer = model.generate(source.to(device), num_digits + 1).cpu()
-    digits = [str(token) if token < 10 else "?" for token in answer[0].tolist()]
+    shown, written = (["?" if token > 9 else str(token) for token in tokens[0].tolist()]
+                      for tokens in (answer, model.written(answer)))
     tokens = [*str(a), "+", *str(b)]
-    labels = {"encoder.self": (tokens, tokens), "decoder.self": (digits, ["^", *digits[:-1]]),
-              "decoder.cross": (digits, tokens)}
+    labels = {"encoder.self": (tokens, tokens), "decoder.self": (written, ["^", *written[:-1]]),
+              "decoder.cross": (written, tokens)}
     maps = [{"head": Site(block, head).name(), "weights": weights[0, head].tolist(),
              "queries": labels[kind_of(Site(block))][0],
              "keys": labels[kind_of(Site(block))][1]}
             for block, weights in attention_weights(model, source, answer).items() for head in range(weights.size(1))]
-    shown = "".join(digits)
-    return {"problem": f"{a} + {b}", "answer": shown + ("" if answer.equal(target) else f", wrong: {a + b}"),
+    wrong = "" if answer.equal(target) else f", wrong: {a + b}"
+    return {"problem": f"{a} + {b}", "answer": "".join(shown) + wrong,
             "why": describe(a, b, num_digits), "maps": maps}
 
 
@@ -90,7 +91,7 @@ def draw_cases(model, pairs, num_digits, folder):
 
 def draw_patterns(model, test_set, num_digits, batch_size, folder):
     """The maps of all heads and of chosen test problems; returns the records of `measure_patterns`."""
-    records = measure_patterns(attention_weights(model, *test_set, batch_size), num_digits)
+    records = measure_patterns(attention_weights(model, *test_set, batch_size), num_digits, model.config.order)
     for record in records:
         save_figure(folder / f"{record['head']}.png", plot_head(record))
     for kind in KINDS:
@@ -219,7 +220,7 @@ def analyze(args, device):
         draw("carry_route", plot_route(
             [record for record in carry["sets"] if record["heads_only"] and record["searched_on"][0] == "carry"],
             {record["head"]: record["mean_weights"] for record in patterns}, source_labels(num_digits),
-            target_labels(num_digits)))
+            target_labels(num_digits, model.config.order)))
     for record in carry["sets"]:
         done(f"carry into column {record['column']}: {' '.join(record['sites'])}: "
              + ", ".join(f"{name} {score['exact']:.0%}" for name, score in record["conditions"].items()))

@@ -11,7 +11,9 @@ import torch
 from torch import nn
 
 from attention import KeyValueCache, MultiHeadAttention, create_causal_mask
-from dataset import START_TOKEN
+from dataset import PAD_TOKEN, START_TOKEN
+
+ORDERS = ("left-to-right", "right-to-left")
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class ModelConfig:
     d_ff: int
     dropout: float
     max_len: int
+    order: str = ORDERS[0]
 
 
 class PositionalEncoding(nn.Module):
@@ -139,21 +142,25 @@ class Seq2SeqTransformer(nn.Module):
     """Encoder-decoder transformer over one vocabulary; source and target share the token embedding.
 
     Masks are 1/True = attend, 0/False = masked, broadcastable to the scores `[B, H, T, S]`. `src_mask=None` means that
-    every source token is real; `tgt_mask=None` means causal.
+    every source token is real; `tgt_mask=None` means causal. `order` says in which order the digits of an answer are
+    written: the highest first, as the data files have them, or the units first. `generate` returns answers as in the
+    files either way; decoder inputs and logits are in the order of writing (`written` turns a target into it).
 
     Attributes:
         config: all arguments. They travel in the state dict.
         about: what training noted of the model, plain values (see `checkpoint.py`). It travels in the state dict too.
 
     Raises:
-        ValueError: if `d_model` is not a positive multiple of `num_heads`.
+        ValueError: if `d_model` is not a positive multiple of `num_heads`, or no order has that name.
     """
 
     def __init__(self, vocab_size, d_model=128, num_heads=4, num_encoder_layers=2, num_decoder_layers=2, d_ff=512,
-                 dropout=0.1, max_len=100):
+                 dropout=0.1, max_len=100, order=ORDERS[0]):
         super().__init__()
+        if order not in ORDERS:
+            raise ValueError(f"no order is called {order!r}: choose from {', '.join(ORDERS)}")
         self.config = ModelConfig(vocab_size, d_model, num_heads, num_encoder_layers, num_decoder_layers, d_ff,
-                                  dropout, max_len)
+                                  dropout, max_len, order)
         self.vocab_size, self.about = vocab_size, {}
         self.embedding = nn.Embedding(vocab_size, d_model)
         self.positional_encoding = PositionalEncoding(d_model, max_len)
@@ -175,6 +182,15 @@ class Seq2SeqTransformer(nn.Module):
         """Take over what training noted of the weights that are loaded; the arguments are those the model was built
         with."""
         self.about = dict(state["about"])
+
+    def written(self, target):
+        """Targets `[B, T]`, as in the data files and padded at the end, in the order in which the model writes them;
+        applied twice it changes nothing."""
+        if self.config.order == ORDERS[0]:
+            return target
+        place = torch.arange(target.size(1), device=target.device)
+        reversed_place = (target != PAD_TOKEN).sum(dim=1, keepdim=True) - 1 - place
+        return target.gather(1, torch.where(reversed_place < 0, place, reversed_place))
 
     def embed(self, tokens, first_position=0):
         """Tokens `[B, T]` -> embeddings with positions added `[B, T, d_model]`."""
@@ -232,7 +248,7 @@ class Seq2SeqTransformer(nn.Module):
             src_mask: as for the class.
 
         Returns:
-            Generated tokens `[B, max_len]`, without the start token.
+            Generated tokens `[B, max_len]`, without the start token, in the order of the data files.
         """
         encoder_output = self.encode(src, src_mask)
         caches = [DecoderCache() for _ in self.decoder_layers]
@@ -242,4 +258,5 @@ class Seq2SeqTransformer(nn.Module):
             hidden = self.decode(token, encoder_output, src_mask, caches=caches)
             token = self.output_projection(hidden).argmax(dim=-1)
             generated.append(token)
-        return torch.cat(generated, dim=1)
+        answer = torch.cat(generated, dim=1)
+        return answer if self.config.order == ORDERS[0] else answer.flip(1)

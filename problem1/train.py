@@ -17,7 +17,7 @@ from learning.checkpoint import load_model
 from learning.evaluation import evaluate
 from learning.figures import plot_training_curves
 from learning.loop import TrainingConfig, fit, is_finished
-from model import Seq2SeqTransformer
+from model import ORDERS, Seq2SeqTransformer
 from support.cli import (DATA_DIR, RESULTS_DIR, Parser, UserError, choose_device, number_from_zero, positive_number,
                          run, share, whole_number)
 from support.digests import KEY, file_digest, records_of_other_weights, weights_digest
@@ -52,6 +52,8 @@ def make_parser():
     parser.add_argument("--dropout", type=share, default=0.0, help="dropout probability")
     parser.add_argument("--focus", type=number_from_zero, default=default.focus,
                         help="exponent of the focal loss; 0 is plain cross-entropy")
+    parser.add_argument("--order", choices=ORDERS, default=ORDERS[0],
+                        help="in which order the digits of an answer are written; printed answers are ordinary numbers")
     parser.add_argument("--seed", type=whole_number(0), default=default.seed,
                         help="seed of initialisation, order and dropout")
     parser.add_argument("--device", default=None, help="cpu, cuda or mps; by default the best one present")
@@ -66,14 +68,16 @@ def make_model(args, seed, device):
     Raises:
         UserError: if its sizes do not go together, or come to more than `MOST_PARAMETERS` or than memory holds.
     """
-    sizes = get_vocab_size(), args.d_model, args.num_heads, args.num_layers, args.num_layers, args.d_ff, args.dropout
+    sizes = {"vocab_size": get_vocab_size(), "d_model": args.d_model, "num_heads": args.num_heads,
+             "num_encoder_layers": args.num_layers, "num_decoder_layers": args.num_layers, "d_ff": args.d_ff,
+             "dropout": args.dropout, "order": args.order}
     try:
         with torch.device("meta"):  # takes no memory
-            parameters = sum(parameter.numel() for parameter in Seq2SeqTransformer(*sizes).parameters())
+            parameters = sum(parameter.numel() for parameter in Seq2SeqTransformer(**sizes).parameters())
         if parameters > MOST_PARAMETERS:
             raise ValueError(f"it would have {parameters:.1e} parameters, and {MOST_PARAMETERS:.0e} are the most")
         torch.manual_seed(seed * 1_000_000)
-        return Seq2SeqTransformer(*sizes).to(device)
+        return Seq2SeqTransformer(**sizes).to(device)
     except (ValueError, RuntimeError) as error:  # RuntimeError: no memory holds it
         raise UserError(f"a model of this size cannot be made: {str(error).splitlines()[0]}") from None
 

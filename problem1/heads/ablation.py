@@ -9,6 +9,7 @@ import torch
 
 from dataset import numbers_of, shift_right
 from heads.examination import Bootstrap, summary
+from heads.patterns import target_labels
 from heads.sites import all_heads, attention_blocks, intervening
 from learning.carries import carry_pattern, cascade_length
 from learning.evaluation import wilson_interval
@@ -48,12 +49,12 @@ def measure_ablation(examination, num_digits, about):
         A list of records: `about`, `head`, `method`, and the paired changes of the free-running answers against the
         undisturbed model with bootstrap 95% intervals: `exact_match_change`, `token_accuracy_change`, `margin_change`
         (logits, teacher forcing); `exact_match_change` again `by_carry_pattern` and `by_cascade_length`, and the change
-        of each digit's accuracy, `by_output_digit`, most significant first.
+        of each digit's accuracy, `by_output_digit`, in the order of writing.
     """
     a, b = numbers_of(examination.source.cpu(), num_digits)
     pattern, cascade = carry_pattern(a, b, num_digits), cascade_length(a, b, num_digits)
     bootstrap, clean = Bootstrap(len(a)), examination.clean
-    heads = all_heads(examination.model)
+    heads, labels = all_heads(examination.model), target_labels(num_digits, examination.model.config.order)
 
     def by_class(match, classes, form):
         """The change of exact match in each class of the problems, with how many there are."""
@@ -73,7 +74,8 @@ def measure_ablation(examination, num_digits, about):
                 "margin_change": summary(bootstrap, (answers.margin - clean.margin).mean(dim=1).cpu()),
                 "by_carry_pattern": by_class(match, pattern, f"0{num_digits}b"),
                 "by_cascade_length": by_class(match, cascade, "d"),
-                "by_output_digit": [summary(bootstrap, digit) for digit in digits.unbind(dim=1)]})
+                "by_output_digit": {label: summary(bootstrap, digit)
+                                    for label, digit in zip(labels, digits.unbind(dim=1))}})
             progress.update(len(records))
     return records
 

@@ -40,9 +40,10 @@ class Examination:
 
     Args:
         model: the model, in evaluation mode.
-        source, target: tokens of the problems, `[N, S]` and `[N, T]`.
+        source, target: tokens of the problems, `[N, S]` and `[N, T]`, as in the data files.
         batch_size: problems in one pass.
 
+    `source` and `target` are those tokens, the target in the order in which the model writes, as all its answers are;
     `outputs`, `{block: [N, H, T, D]}`, are those of the undisturbed model with teacher forcing;
     `clean` are its `Answers`.
     """
@@ -50,7 +51,7 @@ class Examination:
     def __init__(self, model, source, target, batch_size=512):
         device = next(model.parameters()).device
         self.model, self.batch_size = model, batch_size
-        self.source, self.target = source.to(device), target.to(device)
+        self.source, self.target = source.to(device), model.written(target.to(device))
         outputs, self.memory = {}, []
         with recorded_outputs(model) as kept, torch.no_grad():
             for rows in self.rows().split(batch_size):

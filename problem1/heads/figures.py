@@ -120,13 +120,11 @@ def plot_importance(records, gradients, baseline):
 def plot_breakdown(records, method="resample"):
     """Loss of exact match by carry pattern and cascade length, and of each output digit, a row for each head."""
     chosen = [record for record in records if record["method"] == method]
-    blocks = {"carries of the columns": "by_carry_pattern", "cascade length": "by_cascade_length"}
+    blocks = {"carries of the columns": "by_carry_pattern", "cascade length": "by_cascade_length",
+              "digit of the sum": "by_output_digit"}
     tables = {title: (list(chosen[0][key]), [[-100 * value["mean"] for value in record[key].values()]
                                              for record in chosen])
               for title, key in blocks.items()}
-    digits = len(chosen[0]["by_output_digit"])
-    tables["digit of the sum"] = ([f"s{10 ** k}" for k in range(digits - 1, -1, -1)],
-                                  [[-100 * value["mean"] for value in record["by_output_digit"]] for record in chosen])
     figure = Figure(figsize=(11, 0.26 * len(chosen) + 2), layout="constrained")
     panels = figure.subplots(1, len(tables), sharey=True,
                              width_ratios=[len(labels) + 1 for labels, _ in tables.values()])

@@ -135,7 +135,7 @@ class Interchange:
         self.donor = Examination(model, *encode_problems(donor_a, donor_b, num_digits), batch_size)
         changed = carry_into(a, b, num_digits)[:, column] != self.gain
         total = a + b + changed * (2 * self.gain.long() - 1) * 10 ** column
-        self.expected = digits_of(total, num_digits + 1).to(self.base.target.device)
+        self.expected = model.written(digits_of(total, num_digits + 1).to(self.base.target.device))
 
     def inject(self, sites, rows=None):
         """Put the donor's outputs at `sites` into the base, for the pairs `rows [N]` (None: all): `(exact [N], digit
@@ -152,7 +152,7 @@ class Interchange:
         exact = (answers.tokens == expected).all(dim=1)
         rise = answers.logits - self.base.clean.logits[rows]
         shift = rise.gather(2, expected.unsqueeze(2)) - rise.gather(2, before.unsqueeze(2))
-        place = self.num_digits - self.column
+        place = target_labels(self.num_digits, self.base.model.config.order).index(f"s{10 ** self.column}")
         return (torch.where((expected == before).all(dim=1), ~exact, exact).cpu(),
                 (answers.tokens[:, place] == expected[:, place]).cpu(), shift.sum(dim=(1, 2)).cpu())
 
@@ -192,9 +192,10 @@ def all_sites(examination):
             for head in range(value.size(1)) for position in range(value.size(2))]
 
 
-def site_labels(site, num_digits):
-    """Labels of the positions in a site's stack."""
-    return source_labels(num_digits) if site.block.startswith("encoder") else target_labels(num_digits)
+def site_name(site, model, num_digits):
+    """The name of a site with the label of its position: `encoder.0.self.2@a10`."""
+    return site.name(source_labels(num_digits) if site.block.startswith("encoder")
+                     else target_labels(num_digits, model.config.order))
 
 
 def measure_probes(examination, num_digits):
@@ -219,7 +220,7 @@ def measure_probes(examination, num_digits):
         right = ((x[~fitted] @ weights > 0) == carries[~fitted].bool()).float().mean(dim=0)
         for column in range(1, num_digits + 1):
             common = carries[~fitted][:, column].mean().item()
-            records.append({"site": site.name(site_labels(site, num_digits)), "column": column,
+            records.append({"site": site_name(site, examination.model, num_digits), "column": column,
                             "accuracy": right[column].item(),
                             "majority": max(common, 1 - common), "n": int((~fitted).sum())})
     return records
@@ -231,7 +232,8 @@ def measure_sites(interchange):
     progress = Progress(f"sites, column {interchange.column}", len(sites))
     records = []
     for site in sites:
-        records.append({"site": site.name(site_labels(site, interchange.num_digits)), "column": interchange.column,
+        records.append({"site": site_name(site, interchange.base.model, interchange.num_digits),
+                        "column": interchange.column,
                         "conditions": interchange.scores([site])})
         progress.update(len(records))
     return records
@@ -279,5 +281,5 @@ def find_smallest_set(interchange, site_records, conditions, heads_only):
         if fewer and score(fewer)[2] >= min(ENOUGH, max(search)):
             chosen = fewer
     return {"column": interchange.column, "searched_on": conditions, "heads_only": heads_only,
-            "sites": [site.name(site_labels(site, interchange.num_digits)) for site in chosen],
+            "sites": [site_name(site, interchange.base.model, interchange.num_digits) for site in chosen],
             "conditions": interchange.scores(chosen, half=1), "search": search}

@@ -9,6 +9,7 @@ import torch
 from dataset import padding_mask, shift_right
 from heads.examination import Bootstrap, summary
 from heads.sites import Site, kind_of, recorded
+from model import ORDERS
 
 SPARSE = 0.01
 
@@ -19,18 +20,19 @@ def source_labels(num_digits):
     return [f"a{power}" for power in powers] + ["+"] + [f"b{power}" for power in powers]
 
 
-def target_labels(num_digits):
-    """The digits of the sum: `s1000 s100 s10 s1`."""
-    return [f"s{10 ** k}" for k in range(num_digits, -1, -1)]
+def target_labels(num_digits, order):
+    """The digits of the sum in the order of writing: `s1000 s100 s10 s1`, or right to left."""
+    labels = [f"s{10 ** k}" for k in range(num_digits, -1, -1)]
+    return labels if order == ORDERS[0] else labels[::-1]
 
 
-def axis_labels(block, num_digits):
+def axis_labels(block, num_digits, order):
     """Labels of the queries and of the keys of an attention block.
 
     A query of the decoder is named by the digit that it produces, a key of its self-attention by the token that it
     holds: the start token, or a digit of the sum.
     """
-    source, target = source_labels(num_digits), target_labels(num_digits)
+    source, target = source_labels(num_digits), target_labels(num_digits, order)
     return {"encoder.self": (source, source), "decoder.self": (target, ["start"] + target[:-1]),
             "decoder.cross": (target, source)}[kind_of(Site(block))]
 
@@ -46,16 +48,17 @@ def attention_weights(model, source, target, batch_size=512):
     device = next(model.parameters()).device
     with recorded(model) as weights:
         for part, answer in zip(source.to(device).split(batch_size), target.to(device).split(batch_size)):
-            model(part, shift_right(answer), padding_mask(part))
+            model(part, shift_right(model.written(answer)), padding_mask(part))
     return {block: torch.cat(parts).cpu() for block, parts in weights.items()}
 
 
-def measure_patterns(weights, num_digits):
+def measure_patterns(weights, num_digits, order):
     """What each head's attention amounts to; means over queries, then over problems, with bootstrap 95% intervals.
 
     Args:
         weights: `{block: [N, H, T, S]}`.
         num_digits: digits of each number.
+        order: in which the model writes.
 
     Returns:
         A list of records, one a head, with the `mean_weights` over problems `[T][S]`, `queries` and `keys` (labels),
@@ -74,7 +77,7 @@ def measure_patterns(weights, num_digits):
     """
     records = []
     for block, values in weights.items():
-        queries, keys = axis_labels(block, num_digits)
+        queries, keys = axis_labels(block, num_digits, order)
         visible = torch.ones(len(queries), len(keys), dtype=torch.bool)
         if kind_of(Site(block)) == "decoder.self":
             visible = visible.tril()

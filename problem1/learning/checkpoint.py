@@ -54,7 +54,7 @@ def check(config, about, weights, file_size):
     """Raise ValueError unless this can be a model that adds numbers; what does not fit in shape is found by loading."""
     if not isinstance(about, dict):
         raise ValueError("what it says of the model has no names")
-    sizes = [getattr(config, field.name) for field in fields(config) if field.name != "dropout"]
+    sizes = [getattr(config, field.name) for field in fields(config) if field.type is int]
     if not all(type(size) is int and 0 < size <= 100_000 for size in sizes):
         raise ValueError("a size of the model is no possible one")
     if config.num_encoder_layers + config.num_decoder_layers > len(weights):

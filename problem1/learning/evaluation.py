@@ -61,10 +61,11 @@ def evaluate(model, loader):
         for batch in loader:
             source, target = batch["input"].to(device), batch["target"].to(device)
             mask = padding_mask(source)
-            logits = model(source, shift_right(target), mask)
-            loss += F.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=PAD_TOKEN,
+            written = model.written(target)
+            logits = model(source, shift_right(written), mask)
+            loss += F.cross_entropy(logits.flatten(0, 1), written.flatten(), ignore_index=PAD_TOKEN,
                                     reduction="sum").item()
-            right, real, matches = (count.item() for count in score_tokens(logits.argmax(dim=-1), target))
+            right, real, matches = (count.item() for count in score_tokens(logits.argmax(dim=-1), written))
             forced_right, tokens, forced_matches = forced_right + right, tokens + real, forced_matches + matches
             generated = model.generate(source, target.size(1), src_mask=mask)
             right, _, matches = (count.item() for count in score_tokens(generated, target))

@@ -45,7 +45,8 @@ def predict_forced(model, a, b, num_digits):
     `predict`'s."""
     device = next(model.parameters()).device
     source, target = encode_problems(a, b, num_digits)
-    return model(source.to(device), shift_right(target).to(device)).argmax(dim=-1).cpu(), target
+    written = model.written(target.to(device))
+    return model.written(model(source.to(device), shift_right(written)).argmax(dim=-1)).cpu(), target
 
 
 def answers(model, num_digits, pairs, batch_size, predict=predict):

@@ -106,7 +106,7 @@ def train_epoch(model, loader, optimizer, config, epoch):
         step = (epoch - 1) * len(loader) + index
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, config.epochs * len(loader), config)
-        source, target = batch["input"].to(device), batch["target"].to(device)
+        source, target = batch["input"].to(device), model.written(batch["target"].to(device))
         logits = model(source, shift_right(target), padding_mask(source))
         loss, plain = focal_loss(logits, target, config.focus)
         if not torch.isfinite(loss):

@@ -86,6 +86,9 @@ class Oracle(torch.nn.Module):
         total = (source[:, :self.num_digits] * powers).sum(1) + (source[:, self.num_digits + 1:] * powers).sum(1)
         return total.unsqueeze(1) // 10 ** torch.arange(self.num_digits, -1, -1) % 10
 
+    def written(self, target):
+        return target
+
     def generate(self, source, max_len, src_mask=None):
         return self.wrong(self.right(source))[:, :max_len]
 

@@ -20,15 +20,15 @@ from heads.sites import (Site, ablated, all_heads, attention_blocks, parse_head,
                          without_heads)
 from learning.carries import carries_out
 from learning.checkpoint import load_model
-from model import Seq2SeqTransformer
+from model import ORDERS, Seq2SeqTransformer
 from support.digests import weights_digest
 from tests.helpers import TemporaryFolder, command
 
 
-def small_model(seed=0):
+def small_model(seed=0, order=ORDERS[0]):
     torch.manual_seed(seed)
     return Seq2SeqTransformer(13, d_model=16, num_heads=4, num_encoder_layers=2, num_decoder_layers=2, d_ff=32,
-                              dropout=0.0).eval()
+                              dropout=0.0, order=order).eval()
 
 
 def problems(count=40, num_digits=2, seed=0):
@@ -58,7 +58,7 @@ class Planted(torch.nn.Module):
     def __init__(self, num_digits=2, backup=False):
         super().__init__()
         self.num_digits, self.backup = num_digits, backup
-        self.config = SimpleNamespace(vocab_size=13)
+        self.config, self.written = SimpleNamespace(vocab_size=13, order=ORDERS[0]), lambda target: target
         self.unused = torch.nn.Parameter(torch.zeros(1))
         self.layer = torch.nn.Module()
         self.layer.self_attn, self.layer.cross_attn, self.layer.feed_forward = PlantedHeads(1), PlantedHeads(
@@ -188,11 +188,11 @@ class Heads(unittest.TestCase):
 
 class Examine(unittest.TestCase):
     def test_decoding_all_positions_at_once_is_decoding_one_by_one(self):
-        for seed in range(3):
-            model, (source, target) = small_model(seed), problems(200)
+        for seed, order in enumerate((*ORDERS, ORDERS[0])):
+            model, (source, target) = small_model(seed, order), problems(200)
             answers = Examination(model, source, target, batch_size=64).answer([Site("encoder.0.self", 1)])
             with ablated(model, ["encoder.0.self.1"]):
-                self.assertTrue(torch.equal(answers.tokens, model.generate(source, 3)))
+                self.assertTrue(torch.equal(model.written(answers.tokens), model.generate(source, 3)))
             self.assertLess(answers.right.float().mean(),
                             0.5)  # an untrained model: nearly every guess had to be mended
 
@@ -240,7 +240,7 @@ class Plants(unittest.TestCase):
         by_pattern = records[CARRY.name(), "zero"]["by_carry_pattern"]
         self.assertEqual({key: value["mean"] for key, value in by_pattern.items()},
                          {"00": 0, "01": -1, "10": -1, "11": -1})
-        self.assertEqual(records[CARRY.name(), "zero"]["by_output_digit"][-1]["mean"], 0)  # no carry enters the units
+        self.assertEqual(records[CARRY.name(), "zero"]["by_output_digit"]["s1"]["mean"], 0)  # no carry enters the units
         self.assertEqual(records[UNUSED.name(), "resample"]["exact_match_change"], {"mean": 0, "interval": [0, 0]})
 
     def test_resampling_never_keeps_a_problems_own_output(self):
@@ -352,7 +352,7 @@ class Interchanges(unittest.TestCase):
 
         class Stub:
             conditions, column, num_digits = ["carry"], 1, 2
-            base = SimpleNamespace(outputs={"encoder.0.self": torch.zeros(10, 3, 1, 1)})
+            base = SimpleNamespace(outputs={"encoder.0.self": torch.zeros(10, 3, 1, 1)}, model=Planted())
 
             def of(self, *names, half=None):
                 return torch.arange(10 if "carry" in names else 0)
@@ -376,8 +376,8 @@ class Interchanges(unittest.TestCase):
 
 
 class Patterns(unittest.TestCase):
-    def measure(self, block, weights):
-        return measure_patterns({block: weights.expand(3, 1, *weights.shape)}, 2)[0]
+    def measure(self, block, weights, order=ORDERS[0]):
+        return measure_patterns({block: weights.expand(3, 1, *weights.shape)}, 2, order)[0]
 
     def test_uniform_attention(self):
         record = self.measure("decoder.0.cross", torch.full((3, 5), 0.2))
@@ -404,7 +404,15 @@ class Patterns(unittest.TestCase):
 
     def test_labels(self):
         self.assertEqual(source_labels(3), ["a100", "a10", "a1", "+", "b100", "b10", "b1"])
-        self.assertEqual(target_labels(3), ["s1000", "s100", "s10", "s1"])
+        self.assertEqual(target_labels(3, "left-to-right"), ["s1000", "s100", "s10", "s1"])
+        self.assertEqual(target_labels(3, "right-to-left"), ["s1", "s10", "s100", "s1000"])
+
+    def test_labels_follow_the_order_of_writing(self):
+        weights = torch.zeros(3, 5)
+        weights[0, 4] = weights[1, 1] = weights[2, 0] = 1  # units read b1, tens a1, hundreds a10
+        record = self.measure("decoder.0.cross", weights, order="right-to-left")
+        self.assertEqual(record["queries"], ["s1", "s10", "s100"])
+        self.assertEqual([record[key]["mean"] for key in ("own_column", "right_column")], [0.5, 1])
 
     def test_one_full_pass_gives_rows_that_sum_to_one(self):
         weights = attention_weights(small_model(), *problems(50), batch_size=16)

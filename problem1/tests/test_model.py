@@ -100,7 +100,7 @@ class Parts(unittest.TestCase):
         starts(FeedForward, "d_model", "d_ff", "dropout")
         self.assertEqual(inspect.signature(Seq2SeqTransformer.generate).parameters["max_len"].default, 20)
         defaults = {name: p.default for name, p in inspect.signature(Seq2SeqTransformer).parameters.items()}
-        self.assertEqual(list(defaults.values())[1:], [128, 4, 2, 2, 512, 0.1, 100])
+        self.assertEqual(list(defaults.values())[1:], [128, 4, 2, 2, 512, 0.1, 100, "left-to-right"])
 
 
 class Hooks(unittest.TestCase):
@@ -194,6 +194,21 @@ class WholeModel(unittest.TestCase):
         model, (source, target) = small_model(), problems()
         with self.assertRaisesRegex(ValueError, "one at a time"):
             model.decode(target, model.encode(source), caches=[DecoderCache() for _ in model.decoder_layers])
+
+    def test_an_answer_written_right_to_left_is_the_same_one_reversed(self):
+        source, target = problems()
+        forward, backward = small_model(), small_model(order="right-to-left")
+        self.assertTrue(torch.equal(forward.generate(source, 6).flip(1), backward.generate(source, 6)))
+        self.assertFalse(torch.equal(forward.generate(source, 6), backward.generate(source, 6)))
+        with self.assertRaisesRegex(ValueError, "left-to-right, right-to-left"):
+            small_model(order="inside-out")
+
+    def test_targets_in_the_order_of_writing(self):
+        target = torch.tensor([[0, 5, 0, 6], [0, 3, PAD_TOKEN, PAD_TOKEN]])
+        backward = small_model(order="right-to-left")
+        self.assertTrue(torch.equal(small_model().written(target), target))
+        self.assertEqual(backward.written(target).tolist(), [[6, 0, 5, 0], [3, 0, PAD_TOKEN, PAD_TOKEN]])
+        self.assertTrue(torch.equal(backward.written(backward.written(target)), target))
 
     def test_generating_nothing(self):
         self.assertEqual(small_model().generate(problems()[0], 0).shape, (3, 0))

@@ -9,9 +9,10 @@ import torch
 from torch.nn import functional as F
 
 import train
-from dataset import PAD_TOKEN
+from dataset import PAD_TOKEN, AdditionDataset, numbers_of
 from learning import loop
 from learning.checkpoint import load_model
+from learning.exhaustive import predict_forced
 from learning.loop import TrainingConfig, learning_rate
 from model import Seq2SeqTransformer
 from support.digests import weights_digest
@@ -72,8 +73,9 @@ class Optimizer(TemporaryFolder):
 
 
 class Train(TemporaryFolder):
-    def train(self, name, *options, epochs=4):
-        return command(train.main, "--data-dir", self.small_data(), "--output-dir", self.folder / name, "--epochs",
+    def train(self, name, *options, epochs=4, sizes=(40, 20, 20)):
+        return command(train.main, "--data-dir", self.small_data(sizes=sizes), "--output-dir", self.folder / name,
+                       "--epochs",
                        epochs, *SMALL, *options)
 
     def weights(self, name):
@@ -161,6 +163,17 @@ class Train(TemporaryFolder):
         (self.folder / "stopped"
          / "resume.pth").write_bytes((self.folder / "stopped" / "resume.pth").read_bytes()[:1000])
         self.assert_one_line(self.train("stopped", "--resume"), "damaged")
+
+    def test_written_right_to_left_it_learns_and_answers_ordinary_numbers(self):
+        options = ("--order", "right-to-left", "--dropout", 0, "--lr", 0.01)
+        self.assertEqual(self.train("run", *options, epochs=60, sizes=(75, 3, 3))[0], 0)
+        model, about = load_model(self.folder / "run" / "best_model.pth")
+        self.assertEqual(model.config.order, "right-to-left")
+        train_set = AdditionDataset(self.folder / "data" / "train.json")
+        right = (model.generate(train_set.inputs, 2) == train_set.targets).all(dim=1)
+        self.assertGreater(right.float().mean(), 0.7)
+        forced, target = predict_forced(model, *numbers_of(train_set.inputs, 1), 1)
+        self.assertTrue(torch.equal((forced == target).all(dim=1), right))
 
     def test_a_run_interrupted_in_its_first_epoch_can_be_resumed(self):
         self.train("whole")
