@@ -9,20 +9,23 @@ import torch
 from torch import nn
 
 
-def scaled_dot_product_attention(Q, K, V, mask=None):
-    """Attention(Q, K, V) = softmax(Q K^T / sqrt(d_k)) V, equation 1 of the paper.
+def scaled_dot_product_attention(Q, K, V, mask=None, bias=None):
+    """Attention(Q, K, V) = softmax(Q K^T / sqrt(d_k) + bias) V, equation 1 of the paper (there without a bias).
 
     Args:
         Q: queries `[B, ..., T, d_k]`.
         K: keys `[B, ..., S, d_k]`.
         V: values `[B, ..., S, d_v]`.
         mask: None, or a tensor broadcastable to the scores `[B, ..., T, S]`; 1/True = attend, 0/False = masked.
+        bias: None, or what is added to the scores, broadcastable to them.
 
     Returns:
         `(output [B, ..., T, d_v], attention_weights [B, ..., T, S])`. Each row of weights sums to one, except that a
         query whose keys are all masked gets zero weights and zero output (and zero gradient), never NaN.
     """
     scores = (Q / math.sqrt(Q.size(-1))) @ K.transpose(-2, -1)  # [B, ..., T, S]
+    if bias is not None:
+        scores = scores + bias
     if mask is None:
         weights = scores.softmax(dim=-1)
     else:
@@ -65,13 +68,14 @@ class MultiHeadAttention(nn.Module):
         """`[B, H, T, D]` -> `[B, T, d_model]`, the inverse of `split_heads`."""
         return x.transpose(1, 2).flatten(2)
 
-    def forward(self, query, key, value, mask=None, cache=None):
+    def forward(self, query, key, value, mask=None, bias=None, cache=None):
         """Multi-head attention.
 
         Args:
             query: `[B, T, d_model]`.
             key, value: `[B, S, d_model]`.
             mask: None or broadcastable to `[B, H, T, S]`; 1/True = attend, 0/False = masked.
+            bias: None, or what is added to the scores, broadcastable to `[B, H, T, S]`.
             cache: None, or this attention's `KeyValueCache`, which changes the keys and values that are attended to; S
                 is then their number.
 
@@ -84,7 +88,7 @@ class MultiHeadAttention(nn.Module):
             keys, values = self.split_heads(self.W_k(key)), self.split_heads(self.W_v(value))
             if cache is not None:
                 keys, values = cache.append(keys, values)
-        heads, weights = scaled_dot_product_attention(self.split_heads(self.W_q(query)), keys, values, mask)
+        heads, weights = scaled_dot_product_attention(self.split_heads(self.W_q(query)), keys, values, mask, bias)
         return self.W_o(self.combine_heads(heads)), weights
 
 

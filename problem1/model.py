@@ -6,14 +6,17 @@ Shapes in comments: B batch, T target positions, S source positions, H heads, D 
 
 import math
 from dataclasses import asdict, dataclass
+from itertools import repeat
 
 import torch
 from torch import nn
 
 from attention import KeyValueCache, MultiHeadAttention, create_causal_mask
 from dataset import PAD_TOKEN, START_TOKEN
+from positions.columns import ColumnPositions
 
 ORDERS = ("left-to-right", "right-to-left")
+POSITIONS = ("sinusoidal", "columns")
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class ModelConfig:
     dropout: float
     max_len: int
     order: str = ORDERS[0]
+    positions: str = POSITIONS[0]
 
 
 class PositionalEncoding(nn.Module):
@@ -80,10 +84,10 @@ class EncoderLayer(nn.Module):
         self.norm2 = nn.LayerNorm(d_model)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x, mask=None):
-        """`x [B, S, d_model]`, `mask` broadcastable to `[B, H, S, S]` -> `[B, S, d_model]`."""
+    def forward(self, x, mask=None, bias=None):
+        """`x [B, S, d_model]`; `mask` and `bias` broadcastable to `[B, H, S, S]` -> `[B, S, d_model]`."""
         h = self.norm1(x)
-        x = x + self.dropout(self.self_attn(h, h, h, mask)[0])
+        x = x + self.dropout(self.self_attn(h, h, h, mask, bias)[0])
         return x + self.dropout(self.feed_forward(self.norm2(x)))
 
 
@@ -100,7 +104,7 @@ class DecoderLayer(nn.Module):
         self.norm3 = nn.LayerNorm(d_model)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x, encoder_output, src_mask=None, tgt_mask=None, cache=None):
+    def forward(self, x, encoder_output, src_mask=None, tgt_mask=None, cache=None, biases=(None, None)):
         """One decoder layer.
 
         Args:
@@ -109,15 +113,16 @@ class DecoderLayer(nn.Module):
             src_mask: None or broadcastable to `[B, H, T, S]`.
             tgt_mask: None or broadcastable to `[B, H, T, T]`.
             cache: None, or this layer's `DecoderCache`; then `x` holds only the positions that follow the cached ones.
+            biases: what is added to the scores of self-attention and of cross-attention, None for nothing.
 
         Returns:
             `[B, T, d_model]`.
         """
         own, memory = (None, None) if cache is None else (cache.own, cache.memory)
         h = self.norm1(x)
-        x = x + self.dropout(self.self_attn(h, h, h, tgt_mask, cache=own)[0])
+        x = x + self.dropout(self.self_attn(h, h, h, tgt_mask, biases[0], cache=own)[0])
         h = self.norm2(x)
-        x = x + self.dropout(self.cross_attn(h, encoder_output, encoder_output, src_mask, cache=memory)[0])
+        x = x + self.dropout(self.cross_attn(h, encoder_output, encoder_output, src_mask, biases[1], cache=memory)[0])
         return x + self.dropout(self.feed_forward(self.norm3(x)))
 
 
@@ -145,25 +150,31 @@ class Seq2SeqTransformer(nn.Module):
     every source token is real; `tgt_mask=None` means causal. `order` says in which order the digits of an answer are
     written: the highest first, as the data files have them, or the units first. `generate` returns answers as in the
     files either way; decoder inputs and logits are in the order of writing (`written` turns a target into it).
+    `positions` says how the model knows places: by `PositionalEncoding`, or by the columns of the addition
+        (`positions/columns.py`).
 
     Attributes:
         config: all arguments. They travel in the state dict.
         about: what training noted of the model, plain values (see `checkpoint.py`). It travels in the state dict too.
 
     Raises:
-        ValueError: if `d_model` is not a positive multiple of `num_heads`, or no order has that name.
+        ValueError: if `d_model` is not a positive multiple of `num_heads`, or no order or kind of positions has that
+            name.
     """
 
     def __init__(self, vocab_size, d_model=128, num_heads=4, num_encoder_layers=2, num_decoder_layers=2, d_ff=512,
-                 dropout=0.1, max_len=100, order=ORDERS[0]):
+                 dropout=0.1, max_len=100, order=ORDERS[0], positions=POSITIONS[0]):
         super().__init__()
-        if order not in ORDERS:
-            raise ValueError(f"no order is called {order!r}: choose from {', '.join(ORDERS)}")
+        for what, value, choices in (("order", order, ORDERS), ("kind of positions", positions, POSITIONS)):
+            if value not in choices:
+                raise ValueError(f"no {what} is called {value!r}: choose from {', '.join(choices)}")
         self.config = ModelConfig(vocab_size, d_model, num_heads, num_encoder_layers, num_decoder_layers, d_ff,
-                                  dropout, max_len, order)
+                                  dropout, max_len, order, positions)
         self.vocab_size, self.about = vocab_size, {}
         self.embedding = nn.Embedding(vocab_size, d_model)
-        self.positional_encoding = PositionalEncoding(d_model, max_len)
+        self.positional_encoding = PositionalEncoding(d_model, max_len) if positions == "sinusoidal" else None
+        self.columns = ColumnPositions(num_heads, num_encoder_layers, num_decoder_layers,
+                                       order == "right-to-left") if positions == "columns" else None
         self.encoder_layers = nn.ModuleList(
             EncoderLayer(d_model, num_heads, d_ff, dropout) for _ in range(num_encoder_layers))
         self.decoder_layers = nn.ModuleList(
@@ -193,15 +204,18 @@ class Seq2SeqTransformer(nn.Module):
         return target.gather(1, torch.where(reversed_place < 0, place, reversed_place))
 
     def embed(self, tokens, first_position=0):
-        """Tokens `[B, T]` -> embeddings with positions added `[B, T, d_model]`."""
+        """Tokens `[B, T]` -> embeddings, with sinusoids added if there are any, `[B, T, d_model]`."""
         x = self.embedding(tokens) * math.sqrt(self.config.d_model)
-        return self.dropout(self.positional_encoding(x, first_position))
+        if self.positional_encoding is not None:
+            x = self.positional_encoding(x, first_position)
+        return self.dropout(x)
 
     def encode(self, src, src_mask=None):
         """Source tokens `[B, S]` -> the encoder's output `[B, S, d_model]`."""
         x = self.embed(src)
-        for layer in self.encoder_layers:
-            x = layer(x, src_mask)
+        biases = repeat(None) if self.columns is None else self.columns.encoder_biases(x, src_mask)
+        for layer, bias in zip(self.encoder_layers, biases):
+            x = layer(x, src_mask, bias)
         return self.encoder_norm(x)
 
     def decode(self, tgt, encoder_output, src_mask=None, tgt_mask=None, caches=None):
@@ -229,8 +243,10 @@ class Seq2SeqTransformer(nn.Module):
         elif caches:
             first_position = len(caches[0].own)
         x = self.embed(tgt, first_position)
-        for layer, cache in zip(self.decoder_layers, caches):
-            x = layer(x, encoder_output, src_mask, tgt_mask, cache)
+        biases = (repeat((None, None)) if self.columns is None else
+                  self.columns.decoder_biases(x, encoder_output, src_mask, first_position))
+        for layer, cache, bias in zip(self.decoder_layers, caches, biases):
+            x = layer(x, encoder_output, src_mask, tgt_mask, cache, bias)
         return self.decoder_norm(x)
 
     def forward(self, src, tgt, src_mask=None, tgt_mask=None):

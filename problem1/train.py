@@ -17,7 +17,7 @@ from learning.checkpoint import load_model
 from learning.evaluation import evaluate
 from learning.figures import plot_training_curves
 from learning.loop import TrainingConfig, fit, is_finished
-from model import ORDERS, Seq2SeqTransformer
+from model import ORDERS, POSITIONS, Seq2SeqTransformer
 from support.cli import (DATA_DIR, RESULTS_DIR, Parser, UserError, choose_device, number_from_zero, positive_number,
                          run, share, whole_number)
 from support.digests import KEY, file_digest, records_of_other_weights, weights_digest
@@ -25,6 +25,7 @@ from support.files import locked, save_figure, write_json
 
 EVALUATION_BATCH = 500
 MOST_PARAMETERS = 10 ** 9
+MOST_SINUSOIDAL = 3  # digits; with more, sinusoids leave long carries wrong or, from ten on, learn nothing
 
 
 def environment(device):
@@ -54,6 +55,8 @@ def make_parser():
                         help="exponent of the focal loss; 0 is plain cross-entropy")
     parser.add_argument("--order", choices=ORDERS, default=ORDERS[0],
                         help="in which order the digits of an answer are written; printed answers are ordinary numbers")
+    parser.add_argument("--positions", choices=POSITIONS, default=None,
+                        help="how the model knows places (default: sinusoidal up to three digits, then columns)")
     parser.add_argument("--seed", type=whole_number(0), default=default.seed,
                         help="seed of initialisation, order and dropout")
     parser.add_argument("--device", default=None, help="cpu, cuda or mps; by default the best one present")
@@ -62,21 +65,22 @@ def make_parser():
     return parser
 
 
-def make_model(args, seed, device):
-    """The model that training with this seed starts from, on the device.
+def make_model(args, num_digits, device):
+    """The model that training starts from, on the device.
 
     Raises:
         UserError: if its sizes do not go together, or come to more than `MOST_PARAMETERS` or than memory holds.
     """
     sizes = {"vocab_size": get_vocab_size(), "d_model": args.d_model, "num_heads": args.num_heads,
              "num_encoder_layers": args.num_layers, "num_decoder_layers": args.num_layers, "d_ff": args.d_ff,
-             "dropout": args.dropout, "order": args.order}
+             "dropout": args.dropout, "order": args.order,
+             "positions": args.positions or ("sinusoidal" if num_digits <= MOST_SINUSOIDAL else "columns")}
     try:
         with torch.device("meta"):  # takes no memory
             parameters = sum(parameter.numel() for parameter in Seq2SeqTransformer(**sizes).parameters())
         if parameters > MOST_PARAMETERS:
             raise ValueError(f"it would have {parameters:.1e} parameters, and {MOST_PARAMETERS:.0e} are the most")
-        torch.manual_seed(seed * 1_000_000)
+        torch.manual_seed(args.seed * 1_000_000)
         return Seq2SeqTransformer(**sizes).to(device)
     except (ValueError, RuntimeError) as error:  # RuntimeError: no memory holds it
         raise UserError(f"a model of this size cannot be made: {str(error).splitlines()[0]}") from None
@@ -92,7 +96,7 @@ def main(arguments=None):
     train_loader, *_ = create_dataloaders(args.data_dir, args.batch_size)
     _, val_loader, test_loader = create_dataloaders(args.data_dir, EVALUATION_BATCH)
 
-    model = make_model(args, config.seed, device)
+    model = make_model(args, train_loader.dataset.num_digits, device)
     log = {"num_digits": train_loader.dataset.num_digits,
            "model": asdict(model.config),
            "parameters": sum(parameter.numel() for parameter in model.parameters()),

@@ -6,6 +6,7 @@ import time
 from dataclasses import asdict, dataclass
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from dataset import PAD_TOKEN, padding_mask, shift_right
@@ -21,8 +22,8 @@ class TrainingConfig:
     """How a model is trained; recorded in the training log.
 
     `warmup` is the share of all steps in which the learning rate rises from 0 to `lr`; it then falls to 0 along half a
-    cosine. `weight_decay` is for matrices alone, not for biases and norms. `focus` is the exponent of `focal_loss`.
-    `clip_norm` bounds the gradient's norm.
+    cosine. `weight_decay` is for linear layers and embeddings, not for biases and norms. `focus` is the exponent of
+    `focal_loss`. `clip_norm` bounds the gradient's norm.
     """
 
     epochs: int = 22
@@ -46,10 +47,10 @@ def learning_rate(step, total_steps, config):
 
 
 def make_optimizer(model, config):
-    """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) with weight decay on matrices alone."""
-    matrices = [parameter for parameter in model.parameters() if parameter.dim() > 1]
-    vectors = [parameter for parameter in model.parameters() if parameter.dim() < 2]
-    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) with weight decay as `TrainingConfig` says."""
+    matrices = [module.weight for module in model.modules() if isinstance(module, (nn.Linear, nn.Embedding))]
+    others = [parameter for parameter in model.parameters() if all(parameter is not matrix for matrix in matrices)]
+    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
     fused = can_fuse(next(model.parameters()).device)
     return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=fused)
 

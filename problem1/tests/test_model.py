@@ -10,7 +10,8 @@ from torch import nn
 from attention import MultiHeadAttention, create_causal_mask, scaled_dot_product_attention
 from dataset import (PAD_TOKEN, START_TOKEN, VOCAB_SIZE, AdditionDataset, create_dataloaders, encode_problems,
                      padding_mask, shift_right)
-from model import DecoderCache, DecoderLayer, EncoderLayer, FeedForward, PositionalEncoding, Seq2SeqTransformer
+from model import ORDERS, DecoderCache, DecoderLayer, EncoderLayer, FeedForward, PositionalEncoding, Seq2SeqTransformer
+from positions.columns import ColumnBias, digits, source_columns
 
 TOLERANCE = dict(rtol=0, atol=1e-12)
 
@@ -100,7 +101,68 @@ class Parts(unittest.TestCase):
         starts(FeedForward, "d_model", "d_ff", "dropout")
         self.assertEqual(inspect.signature(Seq2SeqTransformer.generate).parameters["max_len"].default, 20)
         defaults = {name: p.default for name, p in inspect.signature(Seq2SeqTransformer).parameters.items()}
-        self.assertEqual(list(defaults.values())[1:], [128, 4, 2, 2, 512, 0.1, 100, "left-to-right"])
+        self.assertEqual(list(defaults.values())[1:], [128, 4, 2, 2, 512, 0.1, 100, "left-to-right", "sinusoidal"])
+
+
+def column_model(order, **changes):
+    """A small model whose places are columns, with biases that matter."""
+    model = small_model(positions="columns", order=order, **changes)
+    for parameter in model.columns.parameters():
+        nn.init.normal_(parameter)
+    return model
+
+
+class Columns(unittest.TestCase):
+    def test_columns_of_sources_of_several_lengths(self):
+        n = digits(torch.zeros(2, 7, 4), torch.tensor([[1] * 7, [1] * 5 + [0] * 2])[:, None, None])
+        self.assertEqual(n.tolist(), [[3], [2]])
+        self.assertEqual(source_columns(7, n)[0].tolist(), [2, 1, 0, 2, 2, 1, 0])
+        self.assertEqual(source_columns(7, n)[1, :5].tolist(), [1, 0, 1, 1, 0])
+        self.assertEqual(digits(torch.zeros(2, 7, 4), None).tolist(), [[3]])
+
+    def test_a_bias_is_the_weight_of_the_clipped_distance(self):
+        bias = ColumnBias(2)
+        bias.weights.data = torch.arange(14.0).view(2, 7)
+        scores = bias(torch.tensor([[0, 2]]), torch.tensor([[2, 1, 0, 9]]))
+        self.assertEqual((scores / bias.GAIN)[0, 1].tolist(), [[12, 11, 10, 13], [10, 9, 8, 13]])
+
+    def test_padding_changes_nothing_and_cached_decoding_equals_decoding_at_once(self):
+        source, target = problems()
+        for order in ORDERS:
+            model = column_model(order)
+            padded = torch.cat([source, torch.full((3, 4), PAD_TOKEN)], dim=1)
+            mask = padding_mask(padded)
+            written = shift_right(model.written(target))
+            torch.testing.assert_close(model(padded, written, mask), model(source, written), **TOLERANCE)
+            self.assertTrue(torch.equal(model.generate(padded, 4, src_mask=mask), model.generate(source, 4)))
+            memory, caches = model.encode(source), [DecoderCache() for _ in model.decoder_layers]
+            stepwise = torch.cat([model.decode(written[:, t:t + 1], memory, caches=caches) for t in range(4)], dim=1)
+            torch.testing.assert_close(stepwise, model.decode(written, memory), **TOLERANCE)
+
+    def test_numbers_of_several_lengths_in_one_batch_are_read_as_each_alone(self):
+        model, short = column_model("left-to-right"), torch.tensor([[1, 2, 10, 3, 4]])
+        batch = torch.cat([problems()[0][:1], nn.functional.pad(short, (0, 2), value=PAD_TOKEN)])
+        alone = model.encode(short)
+        torch.testing.assert_close(model.encode(batch, padding_mask(batch))[1:, :5], alone, **TOLERANCE)
+
+    def test_the_operands_can_change_places_digit_by_digit(self):
+        source, target = problems()
+        swapped = source.clone()
+        swapped[:, 1], swapped[:, 5] = source[:, 5], source[:, 1]
+        for order in ORDERS:
+            model = column_model(order)
+            torch.testing.assert_close(model(swapped, target), model(source, target), **TOLERANCE)
+        self.assertGreater((small_model()(swapped, target) - small_model()(source, target)).abs().max(), 1e-4)
+
+    def test_the_units_of_a_longer_number_are_answered_by_the_columns_around_them(self):
+        """What is farther off than REACH is shut out here; then the number of columns makes no difference."""
+        model = column_model("right-to-left", num_encoder_layers=1, num_decoder_layers=1)
+        for biases in (model.columns.encoder, model.columns.decoder, model.columns.cross):
+            biases[0].weights.data[:, [0, -1]] = -1e9
+        a, b = torch.tensor([12345678, 98765432]), torch.tensor([11111111, 22222222])
+        long, short = (encode_problems(a % 10 ** n, b % 10 ** n, n)[0] for n in (8, 7))
+        start = torch.full((2, 1), START_TOKEN)
+        torch.testing.assert_close(model(long, start), model(short, start), **TOLERANCE)
 
 
 class Hooks(unittest.TestCase):

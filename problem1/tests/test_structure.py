@@ -8,7 +8,7 @@ HOME = Path(__file__).resolve().parent.parent
 HANDOUT = {"attention", "model", "dataset", "generate_data", "train", "analyze", "inference"}
 COMMANDS = {"generate_data", "train", "analyze", "inference", "seeds", "benchmark", "__main__"}
 # A room or module may import those below it, and modules of its own room.
-FLOORS = [COMMANDS, {"heads", "speed"}, {"learning"}, {"model"}, {"attention"}, {"dataset"}, {"support"}]
+FLOORS = [COMMANDS, {"heads", "speed"}, {"learning"}, {"model"}, {"attention", "positions"}, {"dataset"}, {"support"}]
 
 
 def place(module):
@@ -54,7 +54,7 @@ class Structure(unittest.TestCase):
             arrows = {module: names for module, names in arrows.items() if module not in free}
 
     def test_every_room_says_what_lives_there(self):
-        for room in ("learning", "heads", "speed", "support"):
+        for room in ("learning", "heads", "positions", "speed", "support"):
             text = (HOME / room / "__init__.py").read_text(encoding="utf-8")
             self.assertIn("May import", ast.get_docstring(ast.parse(text)))
 
