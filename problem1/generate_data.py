@@ -35,13 +35,27 @@ def as_tokens(pair, num_digits):
             "target": [*map(int, str(a + b).zfill(num_digits + 1))]}
 
 
-def generate(output_dir=DATA_DIR, num_digits=3, seed=641, train_size=10_000, val_size=2_000, test_size=2_000):
+def default_sizes(num_digits):
+    """How many training, validation and test problems there are by default: 10,000, 2,000 and 2,000, or of numbers of
+    one or two digits, of which there are not so many, all in these proportions."""
+    low, high = number_range(num_digits)
+    held_out = min(14_000, (high - low + 1) ** 2) // 7
+    return min(14_000, (high - low + 1) ** 2) - 2 * held_out, held_out, held_out
+
+
+def generate(output_dir=DATA_DIR, num_digits=3, seed=641, train_size=None, val_size=None, test_size=None):
     """Write the three files, each of them whole; split k is drawn with seed + k and avoids the splits before it.
+
+    A size that is None is the default one (see `default_sizes`).
+
+    Returns:
+        The three sizes.
 
     Raises:
         UserError: if there are not that many different problems of this size, or another run is writing there.
     """
-    sizes = (train_size, val_size, test_size)
+    sizes = [default if size is None else size
+             for size, default in zip((train_size, val_size, test_size), default_sizes(num_digits))]
     low, high = number_range(num_digits)
     possible = (high - low + 1) ** 2
     if sum(sizes) > possible:
@@ -54,6 +68,7 @@ def generate(output_dir=DATA_DIR, num_digits=3, seed=641, train_size=10_000, val
         for split, pairs in zip(SPLITS, splits):
             file = stack.enter_context(replacing(Path(output_dir) / f"{split}.json"))
             file.write(json.dumps([as_tokens(pair, num_digits) for pair in pairs], indent=2).encode())
+    return sizes
 
 
 def ensure_data(data_dir, num_digits=3):
@@ -68,14 +83,14 @@ def main(arguments=None):
     parser.add_argument("--num-digits", type=int, default=3, choices=range(1, MAX_DIGITS + 1),
                         help="digits of each number")
     parser.add_argument("--seed", type=whole_number(0), default=641, help="seed of the training problems")
-    parser.add_argument("--train-size", type=whole_number(1), default=10_000, help="number of training problems")
-    parser.add_argument("--val-size", type=whole_number(1), default=2_000, help="number of validation problems")
-    parser.add_argument("--test-size", type=whole_number(1), default=2_000, help="number of test problems")
+    for split, name, size in zip(("train", "val", "test"), ("training", "validation", "test"), default_sizes(3)):
+        parser.add_argument(f"--{split}-size", type=whole_number(1), default=None,
+                            help=f"number of {name} problems (default: {size:,}; of one or two digits fewer)")
     parser.add_argument("--output-dir", type=Path, default=DATA_DIR, help="folder for the three files")
     args = parser.parse_args(arguments)
-    generate(**vars(args))
-    print(f"{args.output_dir}: {args.train_size:,} training, {args.val_size:,} validation and {args.test_size:,} test "
-          f"problems of {args.num_digits} digit(s)")
+    train_size, val_size, test_size = generate(**vars(args))
+    print(f"{args.output_dir}: {train_size:,} training, {val_size:,} validation and {test_size:,} test problems of "
+          f"{args.num_digits} digit(s)")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
-"""The training curves, from a training log; nothing here runs a model or touches the disk."""
+"""Training curves and sizes of numbers, from records; nothing here runs a model or touches the disk."""
 
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from support.plots import BLUE, GREEN, GREY, ORANGE
@@ -33,4 +34,34 @@ def plot_training_curves(log):
         axes.xaxis.get_major_locator().set_params(integer=True)
     loss.legend(fontsize=8)
     match.legend(fontsize=8, loc="lower right")
+    return figure
+
+
+def plot_sizes(records):
+    """Share right against the length of the longest carry chain: a panel an order of writing, a line a size of numbers.
+
+    Args:
+        records: those of sizes.py. A line is the mean over the seeds, a bar their range.
+    """
+    orders = list(dict.fromkeys(record["order"] for record in records))
+    sizes = sorted({record["digits"] for record in records})
+    figure = Figure(figsize=(4.6 * len(orders) + 1.2, 4), layout="constrained")
+    panels = figure.subplots(1, len(orders), sharex=True, sharey=True, squeeze=False)[0]
+    for axes, order in zip(panels, orders):
+        for number, digits in enumerate(sizes):
+            runs = [record for record in records if (record["order"], record["digits"]) == (order, digits)]
+            if runs:
+                shares = [[record["right"][f"chain {length}"] / record["n"] for record in runs]
+                          for length in range(digits + 1)]
+                means = [sum(values) / len(values) for values in shares]
+                axes.errorbar(range(digits + 1), means, capsize=2, marker="osD^vPX*"[number % 8], markersize=5,
+                              yerr=[[max(0, mean - min(values)) for mean, values in zip(means, shares)],
+                                    [max(0, max(values) - mean) for mean, values in zip(means, shares)]],
+                              color=colormaps["viridis"](0.9 * number / max(1, len(sizes) - 1)), label=f"{digits}")
+        axes.set(title=f"answer written {order}", xlabel="columns of the longest carry chain", ylim=(-0.03, 1.03))
+        axes.grid(alpha=0.3)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    panels[0].set_ylabel("share right (mean and range of the seeds)")
+    handles = dict(zip(*reversed(panels[-1].get_legend_handles_labels())))
+    figure.legend(handles.values(), handles.keys(), title="digits", loc="outside right upper")
     return figure

@@ -40,9 +40,16 @@ class Generate(TemporaryFolder):
 
     def test_all_problems_of_a_size_can_be_asked_for_but_no_more(self):
         self.small_data(1, (41, 20, 20))
-        self.assert_one_line(command(generate_data.main, "--num-digits", 1, "--output-dir", self.folder / "x"), "81",
-                             "14,000")
+        self.assert_one_line(command(generate_data.main, "--num-digits", 1, "--train-size", 60, "--output-dir",
+                                     self.folder / "x"), "81", "82")
         self.assertFalse((self.folder / "x").exists())
+
+    def test_of_small_numbers_all_there_are_is_drawn_by_default(self):
+        self.assertEqual([generate_data.default_sizes(n) for n in (1, 2, 3, 10)],
+                         [(59, 11, 11), (5786, 1157, 1157), (10_000, 2_000, 2_000), (10_000, 2_000, 2_000)])
+        status, output, _ = command(generate_data.main, "--num-digits", 1, "--output-dir", self.folder / "x")
+        self.assertEqual(status, 0)
+        self.assertIn("59 training, 11 validation and 11 test problems of 1 digit(s)", output)
 
     def test_bad_options_exit_with_2(self):
         for option, text in [("--num-digits", "11"), ("--num-digits", "0"), ("--train-size", "0"), ("--seed", "-1"),

@@ -1,0 +1,150 @@
+"""Train on numbers of 1 to 10 digits in both orders of writing, and count right answers by the longest carry chain.
+
+Every run is trained by train.py with places by columns, all else at its defaults, and is a line in
+results/sizes/runs.jsonl; one that has its line is not done again, and an interrupted one goes on where it was. The
+figure is results/sizes/sizes.png.
+"""
+
+import support.interrupt  # first: Ctrl-C while torch loads
+import contextlib
+import json
+import math
+import multiprocessing
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from itertools import product
+from pathlib import Path
+
+import torch
+
+import train
+from dataset import AdditionDataset
+from generate_data import ensure_data
+from learning.chains import problem_classes
+from learning.checkpoint import load_model
+from learning.exhaustive import MOST_PAIRS, check_all_pairs, count_pairs
+from learning.figures import plot_sizes
+from model import ORDERS
+from support.cli import HERE, RESULTS_DIR, Parser, UserError, run, whole_number
+from support.digests import KEY
+from support.files import locked, read_json, replacing, rounded, save_figure
+
+SEEDS = {1: 5, 2: 5, 3: 5, 4: 5, 5: 3, 6: 3, 8: 3, 10: 3}  # how many for each number of digits
+CLASS_SIZE = 1000
+CLASS_SEED = 1_000_000  # of the drawing of the classes; far from those of training data
+BATCH_SIZE = 500
+
+
+def count_right(model, classes):
+    """How many problems of each class the model answers rightly, free-running: `{class: count}`."""
+    return {name: sum(int((model.generate(part, answer.size(1)) == answer).all(dim=1).sum())
+                      for part, answer in zip(source.split(BATCH_SIZE), target.split(BATCH_SIZE)))
+            for name, (source, target) in classes.items()}
+
+
+def do_run(digits, order, seed, folder):
+    """Train with one seed on one core in `folder`, and measure: the run's record.
+
+    The record has the `right` answers of each class of `n` problems (see `problem_classes`) and, where all pairs can be
+    tried, how many of them are wrong, `errors`, and how many `pairs` there are.
+    """
+    torch.set_num_threads(1)
+    data_dir = folder / f"data_{digits}"
+    folder = folder / f"{digits}_{order}_{seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "output.txt", "a") as output, contextlib.redirect_stdout(output), \
+            contextlib.redirect_stderr(output):
+        train.main(["--data-dir", str(data_dir), "--output-dir", str(folder), "--order", order, "--seed", str(seed),
+                    "--positions", "columns", "--resume"])
+        log = read_json(folder / "training_log.json", "run python sizes.py again")
+        model, _ = load_model(folder / "best_model.pth")
+        record = {"digits": digits, "order": order, "seed": seed, KEY: log[KEY], "training": log["training"],
+                  "data_sha256": log["data_sha256"]["train"], "best_epoch": log["best_epoch"],
+                  "seconds": sum(epoch["seconds"] for epoch in log["epochs"]),
+                  "test_exact_match": log["test"]["exact_match"],
+                  "n": CLASS_SIZE,
+                  "right": count_right(model, problem_classes(digits, CLASS_SIZE, CLASS_SEED + digits))}
+        if count_pairs(digits) <= MOST_PAIRS:
+            every = check_all_pairs(model, digits, AdditionDataset(data_dir / "train.json").inputs)
+            record |= {"pairs": every["pairs"], "errors": every["errors"]}
+    return record
+
+
+def read_runs(path):
+    """The records in the file, `{(digits, order, seed): record}`; none if there is no file.
+
+    Raises:
+        UserError: if a line is no record.
+    """
+    records = {}
+    for number, line in enumerate(path.read_text().splitlines() if path.exists() else (), 1):
+        try:
+            record = json.loads(line)
+            records[record["digits"], record["order"], record["seed"]] = record
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path}, line {number}, is no record of a run ({error}): move the file away") from None
+    return dict(sorted(records.items()))
+
+
+def add_run(path, record):
+    """Write the file anew with one more line."""
+    lines = [json.dumps(each) for each in (*read_runs(path).values(), rounded(record))]
+    with replacing(path) as file:
+        file.write(("\n".join(lines) + "\n").encode())
+
+
+def summary(records):
+    """Text: for each size and order the lowest share right of any class in any seed, and the errors in all pairs."""
+    lines = []
+    for digits, order in product(SEEDS, ORDERS):
+        chosen = [record for record in records if (record["digits"], record["order"]) == (digits, order)]
+        if chosen:
+            worst = min((right / record["n"], name, record["seed"]) for record in chosen
+                        for name, right in record["right"].items())
+            errors = [f"{record['errors']:,}" for record in chosen if "errors" in record]
+            lines.append(f"{digits:2} digits, {order}: worst class {worst[1]}, {worst[0]:.1%} right (seed {worst[2]} "
+                         f"of {len(chosen)})" + (f"; wrong of all pairs: {', '.join(errors)}" if errors else ""))
+    return "\n".join(lines)
+
+
+def main(arguments=None):
+    parser = Parser(description=__doc__)
+    parser.add_argument("--digits", type=int, choices=SEEDS, nargs="+", default=list(SEEDS), help="sizes of numbers")
+    parser.add_argument("--orders", choices=ORDERS, nargs="+", default=list(ORDERS), help="orders of writing")
+    parser.add_argument("--seeds", type=whole_number(0), nargs="+", default=None,
+                        help="seeds to train with (default: 0 to 4, from five digits on 0 to 2)")
+    parser.add_argument("--workers", type=whole_number(1, 256), default=2, help="runs at a time, each on one core")
+    parser.add_argument("--minutes", type=whole_number(1), default=None, help="start no run after so many minutes")
+    parser.add_argument("--output-dir", type=Path, default=RESULTS_DIR / "sizes",
+                        help="folder of runs.jsonl and figure")
+    args = parser.parse_args(arguments)
+    path, scratch = args.output_dir / "runs.jsonl", HERE / "runs" / "sizes"
+    with locked(args.output_dir):
+        done = read_runs(path)
+        todo = [(digits, order, seed) for digits in args.digits for order in args.orders
+                for seed in dict.fromkeys(args.seeds or range(SEEDS[digits])) if (digits, order, seed) not in done]
+        for digits in {digits for digits, *_ in todo}:
+            ensure_data(scratch / f"data_{digits}", digits)
+        print(f"{len(todo)} runs to do, {args.workers} at a time", flush=True)
+        start, limit = time.monotonic(), math.inf if args.minutes is None else 60 * args.minutes
+        waiting, running = list(todo), {}
+        with ProcessPoolExecutor(args.workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+            while running or (waiting and time.monotonic() - start < limit):
+                while waiting and len(running) < args.workers and time.monotonic() - start < limit:
+                    key = waiting.pop(0)
+                    running[pool.submit(do_run, *key, scratch)] = key
+                finished = next(as_completed(running))
+                digits, order, seed = running.pop(finished)
+                add_run(path, finished.result())
+                print(f"{digits} digits, {order}, seed {seed}: {finished.result()['seconds']:.0f} s; "
+                      f"{len(todo) - len(waiting) - len(running)} of {len(todo)} done", flush=True)
+        records = list(read_runs(path).values())
+        if records:
+            save_figure(args.output_dir / "sizes.png", plot_sizes(records))
+    print(summary(records))
+    if waiting:
+        print(f"{len(waiting)} runs were not started in {args.minutes} minutes: run the same command again for them")
+
+
+if __name__ == "__main__":
+    run(main)
