@@ -20,7 +20,7 @@ TYPST = "0.15.2"
 OPTIONAL = ("problem1/results/head_analysis/seeds.json", "problem1/results/benchmark.json", "problem2/results/benchmark.json",
             "problem1/results/robustness.json", "problem2/results/robustness.json", "problem1/results/seeds_focus_0.json",
             "problem2/results/recommended/training_log.json", "problem2/results/study/recommended.json")
-RUNS = "problem2/results/study/runs"
+RUNS = "problem2/results/study/runs.jsonl"
 
 
 def author():
@@ -45,7 +45,7 @@ def build():
         sys.exit(f"typst {version} is installed, and another version sets other bytes: pip install typst=={TYPST}")
     import typst
     inputs = {"author": author(), "present": [f"/{path}" for path in OPTIONAL if (ROOT / path).is_file()],
-              "runs": [f"/{path.relative_to(ROOT).as_posix()}" for path in sorted((ROOT / RUNS).glob("*.json"))]}
+              "runs": [f"/{RUNS}"] if (ROOT / RUNS).is_file() else []}
     try:
         return typst.compile(str(HERE / "report.typ"), root=str(ROOT), format="pdf", ignore_system_fonts=True, timestamp=0,
                              sys_inputs={key: json.dumps(value) for key, value in inputs.items()})

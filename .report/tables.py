@@ -27,10 +27,19 @@ def table(head, rows):
     return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows))
 
 
-def study_runs(variant="*"):
+def study_runs(variant):
     """The records of the study's runs of a variant, by seed."""
-    paths = (SORTING / "study" / "runs").glob(f"{variant}_[0-9]*.json")
-    return sorted((read(path) for path in paths), key=lambda record: (record["variant"], record["seed"]))
+    lines = (SORTING / "study" / "runs.jsonl").read_text(encoding="utf-8").splitlines()
+    runs = [run for run in map(json.loads, lines) if run["variant"] == variant]
+    for run in runs:
+        table = run["accuracy"]
+        run["accuracy"] = [with_accuracy(table["same"] | dict(zip(table["columns"], row))) for row in table["rows"]]
+        run["test"] = with_accuracy(run["test"])
+    return sorted(runs, key=lambda run: run["seed"])
+
+
+def with_accuracy(counts):
+    return counts | {"accuracy": counts["right"] / counts["n"]}
 
 
 def accuracy(record, length, negatives, gap_source=None):

@@ -1,4 +1,5 @@
-"""The whole of problem 2: generate the data (unless data/ holds some), train, analyze, infer. Run as `python problem2` from anywhere.
+"""The whole of problem 2: generate the data (unless data/ holds some), train, analyze, infer. Run as `python problem2`
+from anywhere.
 
 With fewer epochs than the default it is a quick look, whose results go to runs/quick_look/.
 """
@@ -10,16 +11,18 @@ from pathlib import Path
 import analyze
 import inference
 import train
+from learning.variants import TRAINED_BY_DEFAULT, VARIANTS
 from support.cli import HERE, RESULTS_DIR, Parser, run, whole_number
-from variants import TRAINED_BY_DEFAULT, VARIANTS
 
 QUICK_SAMPLES = 200
 
 
 def main(arguments=None):
     parser = Parser(prog="python problem2", description=__doc__)
-    parser.add_argument("--epochs", type=whole_number(1), default=None, help="epochs for every model (default: train.py's)")
-    parser.add_argument("--num-samples", type=whole_number(2), default=None, help="sequences of each test set (default: analyze.py's)")
+    parser.add_argument("--epochs", type=whole_number(1), default=None,
+                        help="epochs for every model (default: train.py's)")
+    parser.add_argument("--num-samples", type=whole_number(2), default=None,
+                        help="sequences of each test set (default: analyze.py's)")
     parser.add_argument("--output-dir", type=Path, default=None, help="folder for the results (default: results/)")
     parser.add_argument("--resume", action="store_true", help="go on with an interrupted command (same options)")
     args = parser.parse_args(arguments)

@@ -7,35 +7,40 @@ import support.interrupt  # first: Ctrl-C while torch loads
 
 from pathlib import Path
 
-from analysis import (ABSOLUTE, MAIN_KINDS, accuracy_table, classify_group, evaluation_groups, find_failures, load_group,
-                      measure_attention, measure_group, measure_positions, measure_shift)
-from checkpoint import load_model
 from dataset import SortingDataset
+from extrapolation.analysis import (ABSOLUTE, MAIN_KINDS, accuracy_table, classify_group, evaluation_groups,
+                                    find_failures, load_group, measure_attention, measure_group, measure_positions,
+                                    measure_shift)
+from extrapolation.figures import plot_attention, plot_encodings, plot_extrapolation, plot_position_embeddings
 from generate_data import GAP_LENGTH, TEST_LENGTHS, ensure_data, ensure_test_set
-from plots import plot_attention, plot_encodings, plot_extrapolation, plot_position_embeddings
+from learning.checkpoint import load_model
+from learning.variants import find_models
 from positional_encoding import ENCODINGS, REQUIRED, visualize_positional_encoding
 from support.cli import DATA_DIR, RESULTS_DIR, Parser, Progress, UserError, choose_device, run, whole_number
 from support.digests import KEY, file_digest, weights_digest
 from support.files import locked, read_json, replacing, save_figure, write_json
 from train import initial_model
-from variants import find_models
 
 ROWS_SHOWN = 64
 ATTENTION_LENGTH = 256
 ATTENTION_SEQUENCES = 32
-LEARNED_POLICY = ("rows past the longest training sequence are used as they were initialised (neither gradient nor weight decay "
-                  "touches them); past max_len there is no row, which is an error")
+LEARNED_POLICY = ("rows past the longest training sequence are used as they were initialised (neither gradient nor "
+                  "weight decay touches them); past max_len there is no row, which is an error")
 
 
 def make_parser():
     parser = Parser(description=__doc__)
-    parser.add_argument("--results-dir", type=Path, default=RESULTS_DIR, help="folder of the trained models, one folder each")
+    parser.add_argument("--results-dir", type=Path, default=RESULTS_DIR,
+                        help="folder of the trained models, one folder each")
     parser.add_argument("--data-dir", type=Path, default=DATA_DIR, help="folder of the data; made if empty")
-    parser.add_argument("--output-dir", type=Path, default=None, help="folder for the results (default: extrapolation/ in --results-dir)")
-    parser.add_argument("--test-lengths", type=whole_number(2, 100_000), nargs="+", default=list(TEST_LENGTHS), help="lengths to test")
+    parser.add_argument("--output-dir", type=Path, default=None,
+                        help="folder for the results (default: extrapolation/ in --results-dir)")
+    parser.add_argument("--test-lengths", type=whole_number(2, 100_000), nargs="+", default=list(TEST_LENGTHS),
+                        help="lengths to test")
     parser.add_argument("--num-samples", type=whole_number(2), default=None,
                         help="sequences of each test set (default: all of swap and one inversion, 400 of the others)")
-    parser.add_argument("--batch-size", type=whole_number(1), default=None, help="sequences in one pass (default: by their length)")
+    parser.add_argument("--batch-size", type=whole_number(1), default=None,
+                        help="sequences in one pass (default: by their length)")
     parser.add_argument("--device", default=None, help="cpu, cuda or mps; by default the best one present")
     return parser
 
@@ -58,8 +63,8 @@ def load_models(results_dir, data_dir, device):
         models[name], about = load_model(path, device)
         logs[name] = read_json(path.parent / "training_log.json", "train the model with python train.py")
         if about["train_sha256"] != trained_on:
-            raise UserError(f"{data_dir} does not hold the training sequences of {path}, without which trained and untrained lengths "
-                            "cannot be told apart: name the folder that does with --data-dir")
+            raise UserError(f"{data_dir} does not hold the training sequences of {path}, without which trained and "
+                            "untrained lengths cannot be told apart: name the folder that does with --data-dir")
     if not models:
         raise UserError(f"{results_dir} holds no trained model: train some with python train.py")
     return models, logs
@@ -86,7 +91,8 @@ def measure_accuracy(models, logs, args):
                 if group["set"] == "length":
                     failures += find_failures(logits, {kind: sets[kind] for kind in MAIN_KINDS}, about)
             else:
-                print(f"{name}: no answer at {group['length']} values, for it has {model.config.max_len} positions", flush=True)
+                print(f"{name}: no answer at {group['length']} values, for it has {model.config.max_len} positions",
+                      flush=True)
             done += group["length"]
             progress.update(done)
     return accuracy, failures
@@ -102,14 +108,16 @@ def analyze(args, output_dir):
     accuracy, failures = measure_accuracy(models, logs, args)
 
     ensure_test_set(args.data_dir, ATTENTION_LENGTH)
-    sequences, labels = load_group(args.data_dir, {"length": ATTENTION_LENGTH, "gap_source": None}, kinds=["swap"])["swap"]
+    sequences, labels = load_group(args.data_dir, {"length": ATTENTION_LENGTH, "gap_source": None},
+                                   kinds=["swap"])["swap"]
     sequences = sequences[labels == 1][:ATTENTION_SEQUENCES]
     required = {name: models[name] for name in REQUIRED if name in models and takes(models[name], ATTENTION_LENGTH)}
     attention = [record for name, model in required.items()
                  for record in measure_attention(model, sequences, trained_rows, {"encoding": name})]
     ensure_test_set(args.data_dir, GAP_LENGTH)
     positions = [record for name, model in required.items() if name in ABSOLUTE
-                 for record in measure_positions(model, args.data_dir, args.num_samples, {"encoding": name}, args.batch_size)]
+                 for record in measure_positions(model, args.data_dir, args.num_samples, {"encoding": name},
+                                                 args.batch_size)]
     write_json(output_dir / "extrapolation_results.json", {
         KEY: {name: weights_digest(model.state_dict()) for name, model in models.items()},
         "training_lengths": trained_lengths, "models": {name: log["model"] for name, log in logs.items()},
@@ -125,7 +133,8 @@ def analyze(args, output_dir):
         initial = visualize_positional_encoding(initial.pos_encoding, ROWS_SHOWN, initial.config.d_model)
         figures["learned_position_embeddings"] = plot_position_embeddings(tables["learned"], initial, trained_rows)
     if required:
-        figures |= {"attention_by_position": plot_attention(attention), "encodings": plot_encodings(tables, trained_rows)}
+        figures |= {"attention_by_position": plot_attention(attention),
+                    "encodings": plot_encodings(tables, trained_rows)}
     for name, figure in figures.items():
         save_figure(output_dir / f"{name}.png", figure)
     if args.output_dir is None:  # the handout's tree has them here as well

@@ -1,7 +1,7 @@
 """Measure the speed: against PyTorch's own modules, against the matrix products alone, and how cost grows.
 
-Writes results/benchmark.json and results/benchmark.png. Every ratio compares what was timed in turn, round by round; run it on an
-idle machine.
+Writes results/benchmark.json and results/benchmark.png. Every ratio compares what was timed in turn, round by round;
+run it on an idle machine.
 """
 
 import support.interrupt  # first: Ctrl-C while torch loads
@@ -14,22 +14,23 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from analysis import TOKENS_AT_ONCE, classify
-from benchmark_references import PyTorchClassifier
-from support.cli import RESULTS_DIR, Parser, Progress, run, whole_number
 from dataset import VOCAB_SIZE, collate_fn, create_dataloaders
-from support.files import locked, read_json, save_figure, write_json
+from extrapolation.analysis import TOKENS_AT_ONCE, classify
 from generate_data import generate
-from measuring import compare, fitted_exponent, peak_memory, products_alone, time_to_quality, times_in_turn
+from learning.loop import TrainingConfig, make_optimizer, train_epoch
+from learning.variants import BASELINE, VARIANTS
 from model import MultiHeadAttention, SortingClassifier, scaled_dot_product_attention
-from plots import plot_benchmark
+from speed.measuring import compare, fitted_exponent, peak_memory, products_alone, time_to_quality, times_in_turn
+from speed.references import PyTorchClassifier
+from support.cli import RESULTS_DIR, Parser, Progress, run, whole_number
+from support.files import locked, read_json, save_figure, write_json
+from support.plots import plot_benchmark
 from train import environment
-from training import TrainingConfig, make_optimizer, train_epoch
-from variants import BASELINE, VARIANTS
 
 LENGTHS = (16, 64, 256, 512, 1024, 2048)
 TOKENS = 2048  # of all sequences of a batch together, whatever their length
-GROWTH = {"batch": (16, 32, 64, 128, 256, 512), "length": (16, 32, 64, 128, 256, 512), "layers": (1, 2, 4, 8), "width": (32, 64, 128, 256)}
+GROWTH = {"batch": (16, 32, 64, 128, 256, 512), "length": (16, 32, 64, 128, 256, 512), "layers": (1, 2, 4, 8),
+          "width": (32, 64, 128, 256)}
 THRESHOLDS = (0.98,)
 TRAINED_LENGTH = 12  # halfway between the shortest and the longest training sequence
 CLASSIFIED = {16: 512, 256: 32}  # sequences of each length
@@ -38,7 +39,8 @@ CLASSIFIED = {16: 512, 256: 32}  # sequences of each length
 def default_sizes():
     """The arguments of `SortingClassifier` with which train.py trains by default."""
     arguments = VARIANTS[BASELINE].model_arguments()
-    return {"vocab_size": VOCAB_SIZE} | {key: arguments[key] for key in ("d_model", "num_heads", "num_layers", "d_ff", "dropout")}
+    return {"vocab_size": VOCAB_SIZE} | {key: arguments[key] for key in ("d_model", "num_heads", "num_layers", "d_ff",
+                                                                         "dropout")}
 
 
 def random_batch(batch_size, length=TRAINED_LENGTH):
@@ -48,7 +50,8 @@ def random_batch(batch_size, length=TRAINED_LENGTH):
 
 
 def training_step(model, batch):
-    """A function that does one step of `train_epoch` on the batch: forward, backward, clipping, optimizer, bookkeeping."""
+    """A function that does one step of `train_epoch` on the batch: forward, backward, clipping, optimizer,
+    bookkeeping."""
     config = TrainingConfig()
     optimizer = make_optimizer(model, config)
     return lambda: train_epoch(model, [batch], optimizer, config, 1)
@@ -59,15 +62,19 @@ def measure_training_step(rounds):
     batch = random_batch(TrainingConfig().batch_size)
     ours = training_step(SortingClassifier(**default_sizes()), batch)
     floor, multiplications = products_alone(ours)
-    times = times_in_turn({"ours": ours, "nn.TransformerEncoder": training_step(PyTorchClassifier(**default_sizes()), batch),
+    times = times_in_turn({"ours": ours, "nn.TransformerEncoder": training_step(PyTorchClassifier(**default_sizes()),
+                                                                                batch),
                            "matrix products": floor}, rounds)
-    about = {"section": "training step", "batch_size": len(batch["label"]), "length": TRAINED_LENGTH, **default_sizes(), "multiplications": multiplications}
-    return [{**about, "against": "nn.TransformerEncoder", "target": 1.0, **compare(times, "ours", "nn.TransformerEncoder")},
+    about = {"section": "training step", "batch_size": len(batch["label"]), "length": TRAINED_LENGTH, **default_sizes(),
+             "multiplications": multiplications}
+    return [{**about, "against": "nn.TransformerEncoder", "target": 1.0,
+             **compare(times, "ours", "nn.TransformerEncoder")},
             {**about, "against": "matrix products", "target": 2.0, **compare(times, "ours", "matrix products")}]
 
 
 def measure_attention(rounds, length):
-    """Attention alone at one length against PyTorch's, without and with weights asked for: time and memory, four records."""
+    """Attention alone at one length against PyTorch's, without and with weights asked for: time and memory, four
+    records."""
     batch_size = max(1, TOKENS // length)
     ours, theirs = MultiHeadAttention(128, 4), nn.MultiheadAttention(128, 4, batch_first=True)
     x = torch.randn(batch_size, length, 128, requires_grad=True)
@@ -80,8 +87,9 @@ def measure_attention(rounds, length):
     for (against, masked), functions in pairs.items():
         for passes, wrap in {"forward": without_gradient, "forward and backward": with_gradient}.items():
             a, b = map(wrap, functions)
-            records.append({"section": "attention", "length": length, "batch_size": batch_size, "heads": 4, "width_of_a_head": 32, "mask": masked,
-                            "passes": passes, "against": against, **compare(times_in_turn({"ours": a, against: b}, rounds), "ours", against),
+            records.append({"section": "attention", "length": length, "batch_size": batch_size, "heads": 4,
+                            "width_of_a_head": 32, "mask": masked, "passes": passes, "against": against,
+                            **compare(times_in_turn({"ours": a, against: b}, rounds), "ours", against),
                             "peak_bytes": {"ours": peak_memory(a), against: peak_memory(b)}})
     return records
 
@@ -101,39 +109,47 @@ def measure_input_pipeline(rounds):
         loader, *_ = create_dataloaders(folder, TrainingConfig().batch_size)
     plain = DataLoader(loader.dataset, TrainingConfig().batch_size, shuffle=True, collate_fn=collate_fn)
     step = training_step(SortingClassifier(**default_sizes()), random_batch(TrainingConfig().batch_size))
-    times = times_in_turn({"ours": lambda: list(loader), "per sample": lambda: list(plain), "training step": step}, rounds)
+    times = times_in_turn({"ours": lambda: list(loader), "per sample": lambda: list(plain), "training step": step},
+                          rounds)
     record = compare(times, "ours", "per sample")
     epoch = compare(times, "ours", "training step")["ratio"] / len(loader)
-    return [{"section": "input pipeline", "against": "per sample", **record, "target_share_of_an_epoch": 0.05, "share_of_an_epoch": epoch / (1 + epoch),
+    return [{"section": "input pipeline", "against": "per sample", **record, "target_share_of_an_epoch": 0.05,
+             "share_of_an_epoch": epoch / (1 + epoch),
              "samples_a_second": {name: len(loader.dataset) / seconds for name, seconds in record["seconds"].items()}}]
 
 
 def measure_classification(rounds, length, number):
-    """Classifying `number` sequences of one length, as analyze.py does, against the matrix products alone: one record."""
+    """Classifying `number` sequences of one length, as analyze.py does, against the matrix products alone: one
+    record."""
     model = SortingClassifier(**default_sizes()).eval()
     sequences = random_batch(number, length)["sequence"]
     floor, multiplications = products_alone(lambda: [model(part) for part in sequences.split(TOKENS_AT_ONCE // length)])
     times = times_in_turn({"ours": lambda: classify(model, sequences), "matrix products": floor}, rounds)
-    return {"section": f"classification at {length}", "length": length, "sequences": number, "against": "matrix products", "target": 2.0,
+    return {"section": f"classification at {length}", "length": length, "sequences": number,
+            "against": "matrix products", "target": 2.0,
             "multiplications": multiplications, **compare(times, "ours", "matrix products")}
 
 
 def measure_growth(rounds, what, sizes):
-    """The training step at several sizes, the other sizes at their defaults: seconds, peak memory, fitted exponents, one record."""
+    """The training step at several sizes, the other sizes at their defaults: seconds, peak memory, fitted exponents,
+    one record."""
     steps = {}
     for size in sizes:
         changes = {"layers": {"num_layers": size}, "width": {"d_model": size, "d_ff": 4 * size}}.get(what, {})
-        batch = random_batch(size if what == "batch" else 16 if what == "length" else TrainingConfig().batch_size, size if what == "length" else TRAINED_LENGTH)
+        batch = random_batch(size if what == "batch" else 16 if what == "length" else TrainingConfig().batch_size,
+                             size if what == "length" else TRAINED_LENGTH)
         steps[size] = training_step(SortingClassifier(**default_sizes() | changes), batch)
     times = times_in_turn(steps, rounds)
     seconds = [sorted(times[size])[rounds // 2] for size in sizes]
     memory = [peak_memory(steps[size]) for size in sizes]
-    return {"section": "growth", "what": what, "sizes": list(sizes), "seconds": seconds, "peak_bytes": memory, "rounds": rounds,
+    return {"section": "growth", "what": what, "sizes": list(sizes), "seconds": seconds, "peak_bytes": memory,
+            "rounds": rounds,
             "exponent_of_seconds": fitted_exponent(sizes, seconds), "exponent_of_bytes": fitted_exponent(sizes, memory)}
 
 
 def measure_time_to_quality(path):
-    """Time to validation accuracy, for each encoding, from the records of seeds.py; nothing if there are none with their curves."""
+    """Time to validation accuracy, for each encoding, from the records of seeds.py; nothing if there are none with
+    their curves."""
     records = read_json(path, "run python seeds.py") if path.exists() else []
     curves = {}
     for record in records:
@@ -147,14 +163,17 @@ def main(arguments=None):
     parser = Parser(description=__doc__)
     parser.add_argument("--rounds", type=whole_number(1), default=21, help="how often each figure is taken")
     parser.add_argument("--quick", action="store_true", help="one round at few sizes, to see that it works")
-    parser.add_argument("--output-dir", type=Path, default=RESULTS_DIR, help="folder for benchmark.json and benchmark.png")
+    parser.add_argument("--output-dir", type=Path, default=RESULTS_DIR,
+                        help="folder for benchmark.json and benchmark.png")
     args = parser.parse_args(arguments)
     rounds, lengths = (1, LENGTHS[:2]) if args.quick else (args.rounds, LENGTHS)
     growth = {what: sizes[:2] if args.quick else sizes for what, sizes in GROWTH.items()}
     torch.manual_seed(0)
-    parts = ([lambda: measure_training_step(rounds)] + [lambda length=length: measure_attention(rounds, length) for length in lengths]
+    parts = ([lambda: measure_training_step(rounds)] + [lambda length=length: measure_attention(rounds, length)
+                                                        for length in lengths]
              + [lambda: measure_input_pipeline(rounds)]
-             + [lambda length=length, number=number: [measure_classification(rounds, length, number)] for length, number in CLASSIFIED.items()]
+             + [lambda length=length, number=number: [measure_classification(rounds, length, number)]
+                for length, number in CLASSIFIED.items()]
              + [lambda what=what, sizes=sizes: [measure_growth(rounds, what, sizes)] for what, sizes in growth.items()]
              + [lambda: measure_time_to_quality(RESULTS_DIR / "seeds.json")])
     with locked(args.output_dir):
@@ -167,8 +186,9 @@ def main(arguments=None):
         save_figure(args.output_dir / "benchmark.png", plot_benchmark(record))
     for entry in records:
         if "target" in entry:
-            print(f"{entry['section']} against {entry['against']}: {entry['ratio']:.2f} (quartiles {entry['ratio_quartiles'][0]:.2f} to "
-                  f"{entry['ratio_quartiles'][1]:.2f}; target at most {entry['target']:.0f})")
+            print(f"{entry['section']} against {entry['against']}: {entry['ratio']:.2f} (quartiles "
+                  f"{entry['ratio_quartiles'][0]:.2f} to {entry['ratio_quartiles'][1]:.2f}; target at most "
+                  f"{entry['target']:.0f})")
     print(f"written to {args.output_dir / 'benchmark.json'}")
 
 

@@ -65,8 +65,8 @@ class SortingDataset(Dataset):
         pad_value: the value that fills the shorter sequences up; no value of a sequence.
 
     An integer index gives one sequence without padding; a list or tensor of B indices gives a batch, padded to the
-    longest of the B at the end. Both are dicts `sequence, label, length, mask` (mask: True = real), whose tensors are the
-    caller's own: writing into them leaves the dataset as it is.
+    longest of the B at the end. Both are dicts `sequence, label, length, mask` (mask: True = real), whose tensors are
+    the caller's own: writing into them leaves the dataset as it is.
 
     Raises:
         UserError: if the file is missing or damaged.
@@ -82,7 +82,8 @@ class SortingDataset(Dataset):
         self.pad_value = pad_value
         self.labels = torch.tensor([entry["is_sorted"] for entry in entries])
         self.lengths = torch.tensor([entry["length"] for entry in entries])
-        self.sequences = pad_sequence([torch.tensor(entry["sequence"]) for entry in entries], batch_first=True, padding_value=pad_value)
+        self.sequences = pad_sequence([torch.tensor(entry["sequence"]) for entry in entries], batch_first=True,
+                                      padding_value=pad_value)
 
     def __len__(self):
         return len(self.labels)
@@ -98,13 +99,15 @@ class ExtrapolationDataset(SortingDataset):
     """An extrapolation set of `data_dir`: sequences of `target_length`, with one kind of negatives."""
 
     def __init__(self, data_dir, target_length, pad_value=PAD_VALUE, kind="swap", gap_source=None):
-        super().__init__(Path(data_dir) / "extrapolation" / data_file(target_length, kind, gap_source), pad_value=pad_value)
+        super().__init__(Path(data_dir) / "extrapolation" / data_file(target_length, kind, gap_source),
+                         pad_value=pad_value)
 
 
 def collate_fn(batch):
     """Batch a list of single items, padding the shorter ones at the end with PAD_VALUE."""
     return {"sequence": pad_sequence([item["sequence"] for item in batch], batch_first=True, padding_value=PAD_VALUE),
-            "label": torch.stack([item["label"] for item in batch]), "length": torch.stack([item["length"] for item in batch]),
+            "label": torch.stack([item["label"] for item in batch]),
+            "length": torch.stack([item["length"] for item in batch]),
             "mask": pad_sequence([item["mask"] for item in batch], batch_first=True, padding_value=False)}
 
 
@@ -135,22 +138,26 @@ class LengthBatches:
 
 def make_loader(dataset, batch_size, shuffle=False, num_workers=0):
     """Batches of sequences of one length."""
-    return DataLoader(dataset, batch_size=None, sampler=LengthBatches(dataset.lengths, batch_size, shuffle), num_workers=num_workers)
+    return DataLoader(dataset, batch_size=None, sampler=LengthBatches(dataset.lengths, batch_size, shuffle),
+                      num_workers=num_workers)
 
 
 def create_dataloaders(data_dir, batch_size=32, num_workers=0):
-    """Loaders of the train (shuffled), validation and test sequences in `data_dir`; warns if a sequence is in two splits.
+    """Loaders of the train (shuffled), validation and test sequences in `data_dir`; warns if a sequence is in two
+    splits.
 
     Raises:
         UserError: if a file is missing or damaged.
         ValueError: if `batch_size` is not at least 1.
     """
     datasets = [SortingDataset(Path(data_dir) / f"{split}.json") for split in SPLITS]
-    distinct = [{tuple(row[:n]) for row, n in zip(dataset.sequences.tolist(), dataset.lengths.tolist())} for dataset in datasets]
+    distinct = [{tuple(row[:n]) for row, n in zip(dataset.sequences.tolist(), dataset.lengths.tolist())}
+                for dataset in datasets]
     shared = sum(map(len, distinct)) - len(set().union(*distinct))
     if shared:
         warnings.warn(f"{shared} sequence(s) in {data_dir} are in two splits: accuracies are flattered", stacklevel=2)
-    return tuple(make_loader(dataset, batch_size, split == "train", num_workers) for dataset, split in zip(datasets, SPLITS))
+    return tuple(make_loader(dataset, batch_size, split == "train", num_workers)
+                 for dataset, split in zip(datasets, SPLITS))
 
 
 def create_extrapolation_loader(data_dir, target_length, batch_size=32):

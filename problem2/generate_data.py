@@ -68,7 +68,8 @@ def reversed_(sequence, generator):
     return list(sequence)[::-1]
 
 
-NEGATIVES = {"swap": swap, "one_inversion": one_inversion, "one_swap": one_swap, "shuffled": shuffled, "reversed": reversed_}
+NEGATIVES = {"swap": swap, "one_inversion": one_inversion, "one_swap": one_swap, "shuffled": shuffled,
+             "reversed": reversed_}
 
 
 def draw_sorted(length, generator):
@@ -96,7 +97,8 @@ def draw_new(draw, taken, fits=lambda sequence: True):
         if tuple(sequence) not in taken and fits(sequence):
             taken.add(tuple(sequence))
             return sequence
-    raise UserError(f"no new sequence among {MOST_DRAWS:,} drawn: there are not enough different ones; ask for fewer or for longer ones")
+    raise UserError(f"no new sequence among {MOST_DRAWS:,} drawn: there are not enough different ones; ask for fewer "
+                    "or for longer ones")
 
 
 def draw_split(size, min_len, max_len, seed, seen):
@@ -146,13 +148,16 @@ def make_test_set(length, gap_source, size, seed, seen):
     if gap_source is None:
         sets = draw_test_sets(size, lambda generator: draw_sorted(length, generator), seed + 1000 + length, seen)
     else:
-        sets = draw_test_sets(size, lambda generator: draw_window(gap_source, generator), seed + 2000 + gap_source, seen)
-    return {f"extrapolation/{data_file(length, kind, gap_source)}": json.dumps(records(sequences)) for kind, sequences in sets.items()}
+        sets = draw_test_sets(size, lambda generator: draw_window(gap_source, generator), seed + 2000 + gap_source,
+                              seen)
+    return {f"extrapolation/{data_file(length, kind, gap_source)}": json.dumps(records(sequences))
+            for kind, sequences in sets.items()}
 
 
 def records(sequences):
     """Sequences in the form of the data files."""
-    return [{"sequence": sequence, "is_sorted": int(is_sorted(sequence)), "length": len(sequence)} for sequence in sequences]
+    return [{"sequence": sequence, "is_sorted": int(is_sorted(sequence)), "length": len(sequence)}
+            for sequence in sequences]
 
 
 def write_files(output_dir, files):
@@ -162,29 +167,31 @@ def write_files(output_dir, files):
             stack.enter_context(replacing(output_dir / name)).write(content.encode())
 
 
-def generate(output_dir=DATA_DIR, seed=SEED, train_size=10_000, val_size=2_000, test_size=2_000, min_train_len=8, max_train_len=16,
-             generate_extrapolation=True):
+def generate(output_dir=DATA_DIR, seed=SEED, train_size=10_000, val_size=2_000, test_size=2_000, min_train_len=8,
+             max_train_len=16, generate_extrapolation=True):
     """Write train.json, val.json, test.json and the extrapolation sets, each file whole.
 
     Split k is drawn with seed + k and avoids the splits before it; each extrapolation set has a seed of its own.
 
     Raises:
-        UserError: if the lengths cannot be drawn from, there are not enough different sequences, or another run is writing there.
+        UserError: if the lengths cannot be drawn from, there are not enough different sequences, or another run is
+            writing there.
     """
     if min_train_len > max_train_len:
         raise UserError(f"--min-train-len {min_train_len} is above --max-train-len {max_train_len}")
     asked = train_size + val_size + test_size
     there_are = sum((LARGEST_VALUE + 1) ** length for length in range(min_train_len, min(max_train_len, 6) + 1))
     if min_train_len < 6 and asked > there_are:
-        raise UserError(f"{asked:,} different sequences are asked for, and there are {there_are:,} of {min_train_len} to "
-                        f"{max_train_len} values")
+        raise UserError(f"{asked:,} different sequences are asked for, and there are {there_are:,} of {min_train_len} "
+                        f"to {max_train_len} values")
     output_dir = Path(output_dir)
     seen = set()
     splits = {split: draw_split(size, min_train_len, max_train_len, seed + k, seen)
               for k, (split, size) in enumerate(zip(SPLITS, (train_size, val_size, test_size)))}
     files = {f"{split}.json": json.dumps(records(sequences), indent=2) for split, sequences in splits.items()}
     if generate_extrapolation:
-        for length, gap_source in [(length, None) for length in TEST_LENGTHS] + [(GAP_LENGTH, source) for source in GAP_SOURCES]:
+        for length, gap_source in [(length, None) for length in TEST_LENGTHS] + [(GAP_LENGTH, source)
+                                                                                 for source in GAP_SOURCES]:
             files |= make_test_set(length, gap_source, test_size, seed, seen)
     write_files(output_dir, files)
 
@@ -197,7 +204,8 @@ def ensure_data(data_dir):
 
 
 def ensure_test_set(data_dir, length, gap_source=None):
-    """Generate what is missing of the test sets of one length, or of the gap control of one source, as `generate` does by default.
+    """Generate what is missing of the test sets of one length, or of the gap control of one source, as `generate` does
+    by default.
 
     They hold as many sequences as test.json.
 
@@ -205,10 +213,11 @@ def ensure_test_set(data_dir, length, gap_source=None):
         UserError: if there are not so many, or the data are missing or damaged.
     """
     data_dir = Path(data_dir)
-    missing = [name for kind in NEGATIVES if not (data_dir / (name := f"extrapolation/{data_file(length, kind, gap_source)}")).exists()]
+    missing = [name for kind in NEGATIVES
+               if not (data_dir / (name := f"extrapolation/{data_file(length, kind, gap_source)}")).exists()]
     if missing:
-        print(f"no test set of {length} values{f' with the gaps of {gap_source}' if gap_source else ''} in {data_dir}: generating it",
-              flush=True)
+        print(f"no test set of {length} values{f' with the gaps of {gap_source}' if gap_source else ''} in {data_dir}: "
+              "generating it", flush=True)
         splits = [SortingDataset(data_dir / f"{split}.json") for split in SPLITS]
         seen = {tuple(row[:n]) for split in splits for row, n in zip(split.sequences.tolist(), split.lengths.tolist())}
         files = make_test_set(length, gap_source, len(splits[-1]), SEED, seen)
@@ -228,8 +237,8 @@ def main(arguments=None):
     parser.add_argument("--output-dir", type=Path, default=DATA_DIR, help="folder for the files")
     args = parser.parse_args(arguments)
     generate(**vars(args))
-    print(f"{args.output_dir}: {args.train_size:,} training, {args.val_size:,} validation and {args.test_size:,} test sequences of "
-          f"{args.min_train_len} to {args.max_train_len} values"
+    print(f"{args.output_dir}: {args.train_size:,} training, {args.val_size:,} validation and {args.test_size:,} test "
+          f"sequences of {args.min_train_len} to {args.max_train_len} values"
           + (f"; extrapolation sets of {args.test_size:,} sequences" if args.generate_extrapolation else ""))
 
 

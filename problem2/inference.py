@@ -1,7 +1,7 @@
 """Tell sorted from unsorted sequences with the trained models.
 
-The recommended model answers, or the one that --encoding names. With no arguments: all trained models on a few sequences, and
-the accuracy table of analyze.py.
+The recommended model answers, or the one that --encoding names. With no arguments: all trained models on a few
+sequences, and the accuracy table of analyze.py.
 """
 
 import support.interrupt  # first: Ctrl-C while torch loads
@@ -12,21 +12,21 @@ from pathlib import Path
 
 import torch
 
-from analysis import accuracy_table
-from checkpoint import load_model
-from support.cli import RESULTS_DIR, Parser, UserError, choose_device, run
 from dataset import LARGEST_VALUE
+from extrapolation.analysis import accuracy_table
+from learning.checkpoint import load_model
+from learning.variants import RECOMMENDED, find_models
+from positional_encoding import ENCODINGS
+from support.cli import RESULTS_DIR, Parser, UserError, choose_device, run
 from support.files import read_json
 from support.lines import answer_lines
-from positional_encoding import ENCODINGS
-from variants import RECOMMENDED, find_models
 
 LINES_AT_ONCE = 1024
 TOKENS_AT_ONCE = 8192
 MOST_VALUES = 2048
 LONGEST_LINE = 20_000
-SHOWN = ["3 15 27 41 58 72 83 94", "15 3 72 27 41 94 58 83", "3 15 41 27 58 72 83 94", "94 83 72 58 41 27 15 3", "7 7 7 7 7 7 7 7",
-         " ".join(map(str, range(0, 96, 3)))]
+SHOWN = ["3 15 27 41 58 72 83 94", "15 3 72 27 41 94 58 83", "3 15 41 27 58 72 83 94", "94 83 72 58 41 27 15 3",
+         "7 7 7 7 7 7 7 7", " ".join(map(str, range(0, 96, 3)))]
 
 
 def parse_sequence(text, most):
@@ -116,12 +116,14 @@ def choose_models(results_dir, name):
 
 def main(arguments=None):
     parser = Parser(description=__doc__)
-    parser.add_argument("values", nargs="*", metavar="VALUE", help='a sequence: 3 15 27 41, or "3 15 27 41", or 3,15,27,41')
-    parser.add_argument("--stdin", action="store_true", help="read a sequence a line (spaces or commas), and write 'sorted 0.993', "
-                        "'unsorted 0.998' or 'error: ...' a line; exit status 1 after any error")
+    parser.add_argument("values", nargs="*", metavar="VALUE",
+                        help='a sequence: 3 15 27 41, or "3 15 27 41", or 3,15,27,41')
+    parser.add_argument("--stdin", action="store_true", help="read a sequence a line (spaces or commas), and write "
+                        "'sorted 0.993', 'unsorted 0.998' or 'error: ...' a line; exit status 1 after any error")
     parser.add_argument("--encoding", default=None, metavar="NAME",
                         help=f"use the model in this folder of --results-dir (default: {RECOMMENDED})")
-    parser.add_argument("--results-dir", type=Path, default=RESULTS_DIR, help="folder of the trained models, one folder each")
+    parser.add_argument("--results-dir", type=Path, default=RESULTS_DIR,
+                        help="folder of the trained models, one folder each")
     parser.add_argument("--model-path", type=Path, default=None, help="use the model in this file alone")
     parser.add_argument("--device", default=None, help="cpu, cuda or mps; by default the best one present")
     args = parser.parse_intermixed_args(arguments)
@@ -136,7 +138,8 @@ def main(arguments=None):
 
     if args.stdin:
         (model,) = models.values()
-        all_good = answer_lines(sys.stdin.buffer, sys.stdout, LONGEST_LINE, LINES_AT_ONCE, lambda lines: answer(model, lines))
+        all_good = answer_lines(sys.stdin.buffer, sys.stdout, LONGEST_LINE, LINES_AT_ONCE,
+                                lambda lines: answer(model, lines))
         return 0 if all_good else 1
     if args.values:
         (model,) = models.values()

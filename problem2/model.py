@@ -12,9 +12,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from encoding_base import NoPositionalEncoding
-from pooling import POOLINGS
 from positional_encoding import get_positional_encoding
+from positions.base import NoPositionalEncoding
 
 
 @dataclass(frozen=True)
@@ -50,8 +49,8 @@ def scaled_dot_product_attention(Q, K, V, mask=None, bias=None):
         bias: None, or broadcastable to the scores.
 
     Returns:
-        `(output [B, ..., T, d_v], attention_weights [B, ..., T, S])`. A query whose keys are all masked gets zero weights
-        and zero output (and zero gradient), never NaN.
+        `(output [B, ..., T, d_v], attention_weights [B, ..., T, S])`. A query whose keys are all masked gets zero
+        weights and zero output (and zero gradient), never NaN.
     """
     scores = attention_scores(Q, K, bias)
     if mask is None:
@@ -66,8 +65,8 @@ def scaled_dot_product_attention(Q, K, V, mask=None, bias=None):
 class MultiHeadAttention(nn.Module):
     """H attentions side by side, each on its own D = d_k = d_model / H dimensions.
 
-    With `log_scaling` the scores, bias included, are multiplied by the logarithm of the number of keys, so that a softmax over
-    many keys can stay as sharp as one over few (Chiang & Cholak 2022, arXiv:2202.12172, section 5).
+    With `log_scaling` the scores, bias included, are multiplied by the logarithm of the number of keys, so that a
+    softmax over many keys can stay as sharp as one over few (Chiang & Cholak 2022, arXiv:2202.12172, section 5).
 
     Raises:
         ValueError: if `d_model` is not a positive multiple of `num_heads`.
@@ -109,13 +108,15 @@ class MultiHeadAttention(nn.Module):
         return self.W_o(self.combine_heads(heads)), weights
 
     def queries_and_keys(self, query, key, positions, mask=None):
-        """Queries and keys of every head `[B, H, T, D]`, `[B, H, S, D]` with positions worked in, and the bias of the scores."""
+        """Queries and keys of every head `[B, H, T, D]`, `[B, H, S, D]` with positions worked in, and the bias of the
+        scores."""
         Q, K = positions.rotate(self.split_heads(self.W_q(query)), self.split_heads(self.W_k(key)))
         bias = positions.bias(Q)
         if not self.log_scaling:
             return Q, K, bias
         keys = torch.tensor(K.size(2)) if mask is None else (mask != 0).sum(dim=-1, keepdim=True)
-        scale = keys.clamp(min=2).to(Q).log()  # of one key the logarithm is 0, which a bias of -inf cannot be multiplied by
+        # Of one key the logarithm is 0, which a bias of -inf cannot be multiplied by.
+        scale = keys.clamp(min=2).to(Q).log()
         return Q * scale, K, None if bias is None else bias * scale
 
     def scores(self, query, key, positions):
@@ -142,22 +143,92 @@ class TransformerEncoderLayer(nn.Module):
         return x + self.dropout(self.linear2(self.dropout(self.linear1(self.norm2(x)).relu())))
 
 
+class MeanPooling(nn.Module):
+    """The mean over the real positions. What one position alone shows counts 1 / L (Chiang & Cholak 2022,
+    arXiv:2202.12172).
+
+    A sequence without any real value is pooled to zeros, here and in the other poolings.
+    """
+
+    def __init__(self, d_model):
+        super().__init__()
+
+    def forward(self, h, classifier, mask=None):
+        """Pool `h [B, L, d_model]`, which `classifier` will see, under mask `[B, L]` (True = real; None = all are):
+        `[B, d_model]`."""
+        if mask is None:
+            return h.mean(dim=1)
+        real = mask.to(h.dtype).unsqueeze(-1)
+        return (h * real).sum(dim=1) / real.sum(dim=1).clamp(min=1)
+
+
+class MaxPooling(MeanPooling):
+    """The largest value of each feature over the real positions, which one position alone can set at any length."""
+
+    def forward(self, h, classifier, mask=None):
+        if mask is None:
+            return h.amax(dim=1)
+        masked = ~mask.unsqueeze(-1)
+        return h.masked_fill(masked, -math.inf).amax(dim=1).masked_fill(masked.all(dim=1), 0.0)
+
+
+class LowestPooling(MeanPooling):
+    """The output at the one real position that the classifier finds least sorted: a sequence is sorted if every place
+    in it is.
+
+    Its margin (logit of class 1 minus logit of class 0) is then the lowest of the margins of all positions.
+    """
+
+    def forward(self, h, classifier, mask=None):
+        logits = classifier(h)
+        margin = logits[..., 1] - logits[..., 0]
+        if mask is not None:
+            margin = margin.masked_fill(~mask, math.inf)
+        place = margin.argmin(dim=1)[:, None, None].expand(-1, 1, h.size(2))
+        lowest = h.gather(1, place).squeeze(1)
+        return lowest if mask is None else lowest.masked_fill(~mask.any(dim=1, keepdim=True), 0.0)
+
+
+class AttentionPooling(MeanPooling):
+    """A mean weighted by the softmax, over the real positions, of a learned linear score (Lin et al. 2017,
+    arXiv:1703.03130, one hop).
+
+    The scores start from 0: as the plain mean.
+    """
+
+    def __init__(self, d_model):
+        super().__init__(d_model)
+        self.query = nn.Parameter(torch.zeros(d_model))
+
+    def forward(self, h, classifier, mask=None):
+        scores = h @ self.query
+        if mask is None:
+            weights = scores.softmax(dim=1)
+        else:
+            weights = scores.masked_fill(~mask, torch.finfo(h.dtype).min).softmax(dim=1).masked_fill(~mask, 0.0)
+        return (weights.unsqueeze(-1) * h).sum(dim=1)
+
+
+POOLINGS = {"mean": MeanPooling, "max": MaxPooling, "lowest": LowestPooling, "attention": AttentionPooling}
+
+
 class SortingClassifier(nn.Module):
     """Encoder, pooling over the real positions, and a linear layer to two classes: 0 unsorted, 1 sorted.
 
-    All arguments are kept in `config`. `pooling` is a name in `POOLINGS`; `log_scaling` is explained in `MultiHeadAttention`.
-    `about` is a dict of plain values that say where the weights come from; both travel in the state dict.
+    All arguments are kept in `config`. `pooling` is a name in `POOLINGS`; `log_scaling` is explained in
+    `MultiHeadAttention`. `about` is a dict of plain values that say where the weights come from; both travel in the
+    state dict.
 
     Raises:
-        ValueError: if `d_model` is not a positive multiple of `num_heads`, no encoding or pooling has that name, or the encoding
-            cannot be had at these sizes.
+        ValueError: if `d_model` is not a positive multiple of `num_heads`, no encoding or pooling has that name, or the
+            encoding cannot be had at these sizes.
     """
 
     def __init__(self, vocab_size=101, d_model=128, num_heads=4, num_layers=4, d_ff=512, dropout=0.1, max_len=300,
                  encoding_type="sinusoidal", pooling="mean", log_scaling=False):
         super().__init__()
-        self.config = ModelConfig(vocab_size, d_model, num_heads, num_layers, d_ff, dropout, max_len, encoding_type, pooling,
-                                  log_scaling)
+        self.config = ModelConfig(vocab_size, d_model, num_heads, num_layers, d_ff, dropout, max_len, encoding_type,
+                                  pooling, log_scaling)
         self.about = {}
         if pooling not in POOLINGS:
             raise ValueError(f"no pooling is called {pooling!r}: choose from {', '.join(POOLINGS)}")

@@ -1,6 +1,6 @@
 """Positional encodings that number the positions and add to the input; the table of all encodings, `ENCODINGS`.
 
-The interface is that of `encoding_base`; encodings that know distances alone are in `relative_encoding`.
+The interface is that of `positions.base`; encodings that know distances alone are in `positions.relative`.
 Shapes in comments: B batch, L length.
 """
 
@@ -9,9 +9,9 @@ import math
 import torch
 from torch import nn
 
-from encoding_base import NoPositionalEncoding
-from relative_encoding import (CausalEncoding, DirectedALiBi, LocalBias, RelativeBias, RelativeKeys, RotaryEncoding,
-                               SymmetricALiBi)
+from positions.base import NoPositionalEncoding
+from positions.relative import (CausalEncoding, DirectedALiBi, LocalBias, RelativeBias, RelativeKeys, RotaryEncoding,
+                                SymmetricALiBi)
 
 
 class SinusoidalPositionalEncoding(NoPositionalEncoding):
@@ -24,8 +24,8 @@ class SinusoidalPositionalEncoding(NoPositionalEncoding):
         pos 1    0.8415   0.5403   0.0100   0.9999
         pos 2    0.9093  -0.4161   0.0200   0.9998
 
-    Between positions pos and pos + k each pair (2i, 2i + 1) turns by the angle k / 10000^(2i / d_model), whatever pos is:
-    PE(pos + k) = R(k) PE(pos), with R(k) block-diagonal of 2 x 2 rotations (`shift_matrix`).
+    Between positions pos and pos + k each pair (2i, 2i + 1) turns by the angle k / 10000^(2i / d_model), whatever pos
+    is: PE(pos + k) = R(k) PE(pos), with R(k) block-diagonal of 2 x 2 rotations (`shift_matrix`).
     """
 
     def __init__(self, d_model, max_len=5000, num_heads=4):
@@ -94,10 +94,11 @@ class LearnedPositionalEncoding(NoPositionalEncoding):
 
 
 class RandomOffset:
-    """In training the rows of a batch start at one drawn from all that leave room up to `max_len`; in evaluation at row 0.
+    """In training the rows of a batch start at one drawn from all that leave room up to `max_len`; in evaluation at row
+    0.
 
-    Huang et al. 2024 (arXiv:2410.02140). This trains positions out to `max_len`: a test at lengths up to `max_len` is no longer one
-    of positions that training never reached, only of lengths.
+    Huang et al. 2024 (arXiv:2410.02140). This trains positions out to `max_len`: a test at lengths up to `max_len` is
+    no longer one of positions that training never reached, only of lengths.
     """
 
     def places(self, length):
@@ -114,12 +115,13 @@ class LearnedOffsetEncoding(RandomOffset, LearnedPositionalEncoding):
 
 
 class RandomPositionsEncoding(SinusoidalPositionalEncoding):
-    """Sinusoidal rows of random positions: in training a random subset of the first `max_len`, in order, new for each batch.
+    """Sinusoidal rows of random positions: in training a random subset of the first `max_len`, in order, new for each
+    batch.
 
-    Ruoss et al. 2023 (arXiv:2305.16843). In evaluation the positions are spread evenly over the same range (there they are drawn
-    too), so that an answer does not depend on chance: for 4 values and max_len = 300 they are 0, 75, 150, 225. Padding takes its
-    share of them, so that a padded sequence gets other positions than one alone. This trains positions out to `max_len`, as an
-    offset does; a sequence longer than that gets the positions 0, 1, 2, ...
+    Ruoss et al. 2023 (arXiv:2305.16843). In evaluation the positions are spread evenly over the same range (there they
+    are drawn too), so that an answer does not depend on chance: for 4 values and max_len = 300 they are 0, 75, 150,
+    225. Padding takes its share of them, so that a padded sequence gets other positions than one alone. This trains
+    positions out to `max_len`, as an offset does; a sequence longer than that gets the positions 0, 1, 2, ...
     """
 
     def places(self, length):
@@ -130,11 +132,12 @@ class RandomPositionsEncoding(SinusoidalPositionalEncoding):
 INITIAL_STD = 0.5
 
 REQUIRED = ("sinusoidal", "learned", "none")
-ENCODINGS = {"sinusoidal": SinusoidalPositionalEncoding, "learned": LearnedPositionalEncoding, "none": NoPositionalEncoding,
+ENCODINGS = {"sinusoidal": SinusoidalPositionalEncoding, "learned": LearnedPositionalEncoding,
+             "none": NoPositionalEncoding,
              "sinusoidal_offset": SinusoidalOffsetEncoding, "learned_offset": LearnedOffsetEncoding,
              "random_positions": RandomPositionsEncoding, "rotary": RotaryEncoding, "alibi_symmetric": SymmetricALiBi,
-             "alibi_directed": DirectedALiBi, "relative_bias": RelativeBias, "relative_keys": RelativeKeys, "local_bias": LocalBias,
-             "causal": CausalEncoding}
+             "alibi_directed": DirectedALiBi, "relative_bias": RelativeBias, "relative_keys": RelativeKeys,
+             "local_bias": LocalBias, "causal": CausalEncoding}
 
 
 def get_positional_encoding(encoding_type, d_model, max_len=5000, num_heads=4):

@@ -1,6 +1,7 @@
 """Train the sorting classifier; the best validation epoch of each variant is kept.
 
-Without --encoding and --variant the three required encodings and the recommended variant are trained, one after the other.
+Without --encoding and --variant the three required encodings and the recommended variant are trained, one after the
+other.
 """
 
 import support.interrupt  # first: Ctrl-C while torch loads
@@ -15,27 +16,27 @@ import matplotlib
 import numpy
 import torch
 
-from augmentation import AUGMENTATIONS
-from checkpoint import load_model
-from support.cli import DATA_DIR, RESULTS_DIR, Parser, UserError, choose_device, positive_number, run, share, whole_number
 from dataset import SPLITS, create_dataloaders
-from evaluation import evaluate
+from generate_data import ensure_data
+from learning.augmentation import AUGMENTATIONS
+from learning.checkpoint import load_model
+from learning.evaluation import evaluate
+from learning.figures import plot_training_curves
+from learning.loop import TrainingConfig, description, fit
+from learning.variants import BASELINE, RECOMMENDED, TRAINED_BY_DEFAULT, VARIANTS
+from model import POOLINGS, SortingClassifier
+from positional_encoding import ENCODINGS
+from support.cli import (DATA_DIR, RESULTS_DIR, Parser, UserError, choose_device, positive_number, run, share,
+                         whole_number)
 from support.digests import KEY, file_digest, records_of_other_weights, weights_digest
 from support.files import locked, read_json, replacing, save_figure, write_json
 from support.runs import difference
-from generate_data import ensure_data
-from model import SortingClassifier
-from plots import plot_training_curves
-from pooling import POOLINGS
-from positional_encoding import ENCODINGS
-from training import TrainingConfig, description, fit
-from variants import BASELINE, RECOMMENDED, TRAINED_BY_DEFAULT, VARIANTS
 
 MOST_PARAMETERS = 10 ** 9
 POSITIONS = 300  # that a model has room for, if the data have no longer sequence
-NOTES = {"none": "at chance by construction: without positions and with mean pooling the logits are the same for every order of the "
-                 "values, so a sequence and its sorted copy cannot be told apart; what training accuracy rises above 50% is memory of "
-                 "which values came together"}
+NOTES = {"none": "at chance by construction: without positions and with mean pooling the logits are the same for every "
+                 "order of the values, so a sequence and its sorted copy cannot be told apart; what training accuracy "
+                 "rises above 50% is memory of which values came together"}
 
 
 def environment(device):
@@ -46,15 +47,19 @@ def environment(device):
 
 def make_parser():
     parser = Parser(description=__doc__)
-    parser.add_argument("--encoding", choices=ENCODINGS, default=None, help="train this one alone, in all else as the required ones are")
+    parser.add_argument("--encoding", choices=ENCODINGS, default=None,
+                        help="train this one alone, in all else as the required ones are")
     parser.add_argument("--variant", choices=VARIANTS, default=None, metavar="NAME",
                         help="train this variant of variants.py alone (study.py --list names them)")
-    parser.add_argument("--data-dir", type=Path, default=DATA_DIR, help="folder of train.json, val.json, test.json; made if empty")
+    parser.add_argument("--data-dir", type=Path, default=DATA_DIR,
+                        help="folder of train.json, val.json, test.json; made if empty")
     parser.add_argument("--output-dir", type=Path, default=RESULTS_DIR, help="folder for weights, logs and curves")
-    parser.add_argument("--seed", type=whole_number(0), default=TrainingConfig.seed, help="seed of initialisation, order and dropout")
+    parser.add_argument("--seed", type=whole_number(0), default=TrainingConfig.seed,
+                        help="seed of initialisation, order and dropout")
     parser.add_argument("--device", default=None, help="cpu, cuda or mps; by default the best one present")
     parser.add_argument("--resume", action="store_true", help="go on with an interrupted command (same options)")
-    settings = parser.add_argument_group("settings", "each by default the variant's own; those of the required ones are shown")
+    settings = parser.add_argument_group("settings", "each by default the variant's own; those of the required ones "
+                                                     "are shown")
 
     def setting(option, what, **kind):
         default = getattr(VARIANTS[BASELINE], option.strip("-").replace("-", "_"))
@@ -133,8 +138,8 @@ def train(variant, args, device, loaders, data_sha256):
     except RuntimeError as error:
         if "memory" not in str(error):
             raise
-        raise UserError(f"{name}: no memory for a batch of {config.batch_size} sequences of up to {int(lengths.max())} values: "
-                        "train with a smaller --batch-size, a smaller model or shorter sequences") from None
+        raise UserError(f"{name}: no memory for a batch of {config.batch_size} sequences of up to {int(lengths.max())} "
+                        "values: train with a smaller --batch-size, a smaller model or shorter sequences") from None
 
     best_model, _ = load_model(folder / "best_model.pth", device)
     log["test"] = evaluate(best_model, loaders[2])
@@ -148,13 +153,15 @@ def train(variant, args, device, loaders, data_sha256):
             file.write((folder / source).read_bytes())
     (folder / "resume.pth").unlink(missing_ok=True)
     low, high = log["test"]["accuracy_interval"]
-    print(f"{name}: best epoch {log['best_epoch']}; test accuracy {log['test']['accuracy']:.2%} (95% interval {low:.2%} to {high:.2%}, "
-          f"n = {log['test']['n']:,}); {log['seconds']:.0f} s; weights in {folder / 'best_model.pth'}", flush=True)
+    print(f"{name}: best epoch {log['best_epoch']}; test accuracy {log['test']['accuracy']:.2%} (95% interval "
+          f"{low:.2%} to {high:.2%}, n = {log['test']['n']:,}); {log['seconds']:.0f} s; weights in "
+          f"{folder / 'best_model.pth'}", flush=True)
     return log[KEY]
 
 
 def finished(folder, log):
-    """Whether `folder` holds the finished run that `log` describes; one that can be resumed has not done all its writing.
+    """Whether `folder` holds the finished run that `log` describes; one that can be resumed has not done all its
+    writing.
 
     Raises:
         UserError: if it holds a finished run that is another one.
@@ -167,20 +174,23 @@ def finished(folder, log):
         return False
     differing = difference(saved, description(log))
     if differing:
-        raise UserError(f"{folder} holds a finished run that differs in {differing}: give the options it had, another --output-dir, "
-                        "or train without --resume to replace it")
+        raise UserError(f"{folder} holds a finished run that differs in {differing}: give the options it had, another "
+                        "--output-dir, or train without --resume to replace it")
     return True
 
 
 def name_stale_records(output_dir, digests):
-    """Print a line that names the records of models which have other weights now, and the command that makes each again.
+    """Print a line that names the records of models which have other weights now, and the command that makes each
+    again.
 
     Args:
         digests: `{name of the model: digest of its weights}`.
     """
-    analysis = {path for name, digest in digests.items() for path in records_of_other_weights(output_dir / "extrapolation", digest, name)}
+    analysis = {path for name, digest in digests.items()
+                for path in records_of_other_weights(output_dir / "extrapolation", digest, name)}
     study = records_of_other_weights(output_dir / "study", digests[RECOMMENDED]) if RECOMMENDED in digests else []
-    remedies = {path: "python analyze.py" for path in sorted(analysis)} | {path: "python study_figures.py" for path in study}
+    remedies = {path: "python analyze.py" for path in sorted(analysis)} | {path: "python study.py --figures"
+                                                                           for path in study}
     if remedies:
         print("made from other weights than are there now: "
               + ", ".join(f"{path} (again: {remedy})" for path, remedy in remedies.items()), flush=True)
@@ -195,7 +205,8 @@ def main(arguments=None):
     with locked(args.output_dir):
         try:
             for variant in variants:
-                digests[variant.name] = train(variant, args, device, create_dataloaders(args.data_dir, variant.batch_size), data_sha256)
+                digests[variant.name] = train(variant, args, device,
+                                              create_dataloaders(args.data_dir, variant.batch_size), data_sha256)
         except KeyboardInterrupt:
             if any((args.output_dir / variant.name / "resume.pth").exists() for variant in variants):
                 raise UserError("interrupted; continue with the same options and --resume") from None

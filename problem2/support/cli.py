@@ -47,11 +47,18 @@ def complain(error, status=2):
     return status
 
 
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults, but for those that say nothing: None, which a help text explains, and switches that are off."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser that shows defaults, and reports a mistake in one line."""
 
     def __init__(self, **options):
-        super().__init__(formatter_class=argparse.ArgumentDefaultsHelpFormatter, **options)
+        super().__init__(formatter_class=HelpFormatter, **options)
 
     def error(self, message):
         raise UserError(f"{message} (--help lists the options)")

@@ -2,9 +2,9 @@
 
     python problem2/tests/fuzz.py --cases 2000 --seed 0
 
-Every case is drawn from the seed and its number, and run in this process. It fails if it ends in a traceback, takes more
-than LIMIT seconds of processor time, prints what it should not, ends in a wrong exit status, or runs code from a file.
-Writes results/robustness.json.
+Every case is drawn from the seed and its number, and run in this process. It fails if it ends in a traceback, takes
+more than LIMIT seconds of processor time, prints what it should not, ends in a wrong exit status, or runs code from a
+file. Writes results/robustness.json.
 """
 
 import copy
@@ -32,20 +32,20 @@ import analyze  # noqa: E402
 import generate_data  # noqa: E402
 import inference  # noqa: E402
 import train  # noqa: E402
-from checkpoint import save_model  # noqa: E402
+from learning.checkpoint import save_model  # noqa: E402
 from support.cli import Parser, Progress, run, whole_number  # noqa: E402
 from support.digests import file_digest  # noqa: E402
 from support.files import write_json  # noqa: E402
 from model import create_model  # noqa: E402
 from positional_encoding import ENCODINGS  # noqa: E402
 from tests.helpers import command, record_robustness  # noqa: E402
-from variants import RECOMMENDED  # noqa: E402
+from learning.variants import RECOMMENDED  # noqa: E402
 
 LIMIT = 20
-ABSURD = [None, True, False, 0, 1, -1, 2, 10 ** 9, 10 ** 30, -10 ** 30, 0.5, 2.0, float("nan"), float("inf"), "", "x", "3", "\x00\x1b[2J", "é" * 50,
-          "\udc80", "a\nb", [], {}, [[]], [0], {"x": 1}, [[[[1]]]], [3, 15, 27]]
-NUMBERS = ["0", "1", "2", "3", "8", "-1", "-0", "+2", "1.5", "1e3", "1e-3", "1e30", "nan", "inf", "-inf", "", " ", "x", "٣", "0x10", "1_0", "99999999999",
-           "9" * 5000, "--", "-", "\udcff"]
+ABSURD = [None, True, False, 0, 1, -1, 2, 10 ** 9, 10 ** 30, -10 ** 30, 0.5, 2.0, float("nan"), float("inf"), "", "x",
+          "3", "\x00\x1b[2J", "é" * 50, "\udc80", "a\nb", [], {}, [[]], [0], {"x": 1}, [[[[1]]]], [3, 15, 27]]
+NUMBERS = ["0", "1", "2", "3", "8", "-1", "-0", "+2", "1.5", "1e3", "1e-3", "1e30", "nan", "inf", "-inf", "", " ", "x",
+           "٣", "0x10", "1_0", "99999999999", "9" * 5000, "--", "-", "\udcff"]
 TINY = ("--epochs", "1", "--d-model", "4", "--num-heads", "1", "--num-layers", "1", "--d-ff", "4", "--device", "cpu")
 SIZES = ("--d-model", "--num-heads", "--num-layers", "--d-ff")
 
@@ -61,7 +61,8 @@ def mutated_bytes(content, generator):
         start = generator.randrange(len(content) + 1)
         end = min(len(content), start + generator.choice([1, 1, 2, 8, 100, len(content)]))
         content[start:end] = generator.choice([
-            b"", generator.randbytes(end - start), generator.randbytes(generator.randint(1, 9)), content[start:end] * 2, bytes(end - start)])
+            b"", generator.randbytes(end - start), generator.randbytes(generator.randint(1, 9)), content[start:end] * 2,
+            bytes(end - start)])
     return bytes(content)
 
 
@@ -86,11 +87,13 @@ def mutated_tree(tree, generator, values):
 
 
 class Fuzz:
-    """The cases of each kind, in a folder of their own. `kinds` is `{name: method}`; a method returns what is wrong, or None."""
+    """The cases of each kind, in a folder of their own. `kinds` is `{name: method}`; a method returns what is wrong, or
+    None."""
 
     def __init__(self, folder):
         self.folder, self.ran = folder, folder / "code_was_run"
-        self.kinds = {"lines": self.lines, "data": self.data, "checkpoints": self.checkpoints, "command_lines": self.command_lines}
+        self.kinds = {"lines": self.lines, "data": self.data, "checkpoints": self.checkpoints,
+                      "command_lines": self.command_lines}
         generate_data.generate(folder / "data", 641, 30, 10, 4)
         self.files = {path: path.read_bytes() for path in (folder / "data").rglob("*.json")}
         self.problems = json.loads((folder / "data" / "train.json").read_text())
@@ -102,14 +105,16 @@ class Fuzz:
             model.about = about
             for path in (folder / encoding / "best_model.pth", self.path):
                 save_model(path, model.state_dict())
-            write_json(folder / encoding / "training_log.json", {"training": {"seed": 0}, "model": asdict(model.config)})
-        shutil.copytree(folder / "local_bias", folder / RECOMMENDED)
+            write_json(folder / encoding / "training_log.json",
+                       {"training": {"seed": 0}, "model": asdict(model.config)})
+        shutil.copytree(folder / "local_bias", folder / RECOMMENDED, dirs_exist_ok=True)
         self.checkpoint, self.saved = self.path.read_bytes(), torch.load(self.path, weights_only=True)
         self.model = model.eval(), about
 
     def lines(self, generator):
         """Lines made of what sequences are made of, and of anything else; each is answered in its place."""
-        pieces = ["1", "12", "34", "99", "100", " ", ", ", ",", "\t", "-", "0", "1" * 30_000, "٣", "\x00", "x", "\r", "\v", "\u2028", "3 15 27", "7 " * 300]
+        pieces = ["1", "12", "34", "99", "100", " ", ", ", ",", "\t", "-", "0", "1" * 30_000, "٣", "\x00", "x", "\r",
+                  "\v", "\u2028", "3 15 27", "7 " * 300]
         lines = []
         for _ in range(generator.randint(1, 5)):
             line = "".join(generator.choice(pieces) for _ in range(generator.randint(0, 5))).encode()
@@ -121,7 +126,8 @@ class Fuzz:
         answers = output.split("\n")[:-1]
         refused = [answer.startswith("error: ") for answer in answers]
         if (len(answers) != len(lines) or errors or status != any(refused) or max(map(len, answers)) > 200
-                or not all(bad or re.fullmatch(r"(un)?sorted [01]\.[0-9]{3}", answer) for bad, answer in zip(refused, answers))):
+                or not all(bad or re.fullmatch(r"(un)?sorted [01]\.[0-9]{3}", answer)
+                           for bad, answer in zip(refused, answers))):
             return f"{lines} -> {status}, {answers}, {errors}"
 
     def data(self, generator):
@@ -131,7 +137,8 @@ class Fuzz:
         else:
             content = json.dumps(mutated_tree(self.problems[:generator.randint(1, 5)], generator, ABSURD)).encode()
         (self.folder / "data" / "val.json").write_bytes(content)
-        return self.sound(command(train.main, "--encoding", "none", "--data-dir", self.folder / "data", "--output-dir", self.folder / "out", "--resume", *TINY))
+        return self.sound(command(train.main, "--encoding", "none", "--data-dir", self.folder / "data", "--output-dir",
+                                  self.folder / "out", "--resume", *TINY))
 
     def checkpoints(self, generator):
         """Checkpoints with bytes or entries changed, and files that would run code."""
@@ -139,8 +146,10 @@ class Fuzz:
         if kind < 0.4:
             self.path.write_bytes(mutated_bytes(self.checkpoint, generator))
         elif kind < 0.9:
-            tensors = [torch.zeros(3), torch.zeros(8, 8, dtype=torch.cfloat), torch.zeros(1).expand(10 ** 5, 10 ** 5), torch.eye(8).to_sparse(),
-                       torch.full((8,), float("nan")), torch.zeros(8, dtype=torch.long), torch.zeros(0), torch.tensor(3.0), torch.zeros(8, 8).bool()]
+            tensors = [torch.zeros(3), torch.zeros(8, 8, dtype=torch.cfloat), torch.zeros(1).expand(10 ** 5, 10 ** 5),
+                       torch.eye(8).to_sparse(),
+                       torch.full((8,), float("nan")), torch.zeros(8, dtype=torch.long), torch.zeros(0),
+                       torch.tensor(3.0), torch.zeros(8, 8).bool()]
             torch.save(mutated_tree(self.saved, generator, ABSURD + tensors), self.path)
         else:
             self.write_code(generator)
@@ -152,7 +161,8 @@ class Fuzz:
 
         class Code:
             def __reduce__(self):
-                return generator.choice([(os.mkdir, (ran,)), (exec, (f"import os; os.mkdir({ran!r})",)), (os.system, (f"mkdir {ran!r}",))])
+                return generator.choice([(os.mkdir, (ran,)), (exec, (f"import os; os.mkdir({ran!r})",)),
+                                         (os.system, (f"mkdir {ran!r}",))])
         value = generator.choice([Code(), {"config": Code()}, self.saved | {"_extra_state": Code()}, [Code()]])
         form = generator.randrange(4)
         if form == 0:
@@ -174,24 +184,32 @@ class Fuzz:
         small = [n for n in NUMBERS if n != "1e3"]
         main, base, options = generator.choice([
             (generate_data.main, ["--train-size", "30", "--val-size", "9", "--test-size", "4", "--output-dir", "out"],
-             {"--min-train-len": small, "--max-train-len": small, "--no-generate-extrapolation": None, "--seed": NUMBERS, "--train-size": small, "--val-size": small, "--test-size": small, "--output-dir": places}),
+             {"--min-train-len": small, "--max-train-len": small, "--no-generate-extrapolation": None,
+              "--seed": NUMBERS, "--train-size": small, "--val-size": small, "--test-size": small,
+              "--output-dir": places}),
             (train.main, ["--data-dir", "data", "--output-dir", "out", *TINY],
-             {"--encoding": [*ENCODINGS, "", "x"], "--data-dir": ["data", "missing_data", "model.pth"], "--output-dir": places, "--epochs": small, "--batch-size": NUMBERS, "--lr": NUMBERS,
-              "--dropout": NUMBERS, "--seed": NUMBERS, "--device": devices, "--resume": None} | dict.fromkeys(SIZES, NUMBERS)),
+             {"--encoding": [*ENCODINGS, "", "x"], "--data-dir": ["data", "missing_data", "model.pth"],
+              "--output-dir": places, "--epochs": small, "--batch-size": NUMBERS, "--lr": NUMBERS,
+              "--dropout": NUMBERS, "--seed": NUMBERS, "--device": devices, "--resume": None}
+             | dict.fromkeys(SIZES, NUMBERS)),
             (inference.main, ["--results-dir", "."],
-             {"--model-path": places, "--results-dir": [".", "missing"], "--encoding": [*ENCODINGS, "x"], "--device": devices, "--stdin": None,
+             {"--model-path": places, "--results-dir": [".", "missing"], "--encoding": [*ENCODINGS, "x"],
+              "--device": devices, "--stdin": None,
               "3 15": None, "7": None, "": None, "-3": None, "--": None, "1,2,,": None}),
-            (analyze.main, ["--results-dir", ".", "--data-dir", "data", "--output-dir", "out", "--test-lengths", "8", "--num-samples", "2"],
-             {"--results-dir": [".", "missing"], "--data-dir": ["data", "model.pth"], "--output-dir": places, "--test-lengths": NUMBERS,
-              "--num-samples": NUMBERS, "--device": devices})])
+            (analyze.main, ["--results-dir", ".", "--data-dir", "data", "--output-dir", "out", "--test-lengths", "8",
+                            "--num-samples", "2"],
+             {"--results-dir": [".", "missing"], "--data-dir": ["data", "model.pth"], "--output-dir": places,
+              "--test-lengths": NUMBERS, "--num-samples": NUMBERS, "--device": devices})])
         arguments = list(base)
         for _ in range(generator.randint(0, 4)):
-            option, values = generator.choice([*options.items(), ("--nonsense", None), ("--help", None), ("--d", NUMBERS)])
+            option, values = generator.choice([*options.items(), ("--nonsense", None), ("--help", None),
+                                               ("--d", NUMBERS)])
             arguments += [option] if values is None else [option, generator.choice(values)]
         self.path.write_bytes(self.checkpoint)
         for path, content in self.files.items():  # what a case before may have overwritten
             path.write_bytes(content)
-        with mock.patch.object(analyze, "save_figure"), mock.patch.object(train, "ensure_data"), mock.patch.object(analyze, "ensure_data"):
+        with mock.patch.object(analyze, "save_figure"), mock.patch.object(train, "ensure_data"), \
+                mock.patch.object(analyze, "ensure_data"):
             wrong = self.sound(command(main, *arguments, stdin=b"3 15\n"))
             return wrong and f"{main.__module__} {arguments}: {wrong}"
 
@@ -228,7 +246,8 @@ def main(arguments=None):
     kinds = ("lines", "data", "checkpoints", "command_lines")
     parser = Parser(description=__doc__)
     parser.add_argument("--cases", type=whole_number(1), default=2000, help="cases of each kind")
-    parser.add_argument("--first", type=whole_number(0), default=0, help="number of the first case, to run a failure again")
+    parser.add_argument("--first", type=whole_number(0), default=0,
+                        help="number of the first case, to run a failure again")
     parser.add_argument("--seed", type=whole_number(0), default=0, help="seed of the cases")
     parser.add_argument("--kinds", nargs="+", choices=kinds, default=kinds, help="kinds of cases")
     args = parser.parse_args(arguments)
@@ -241,8 +260,8 @@ def main(arguments=None):
         os.chdir(home)
     print("\n".join(failures) + f"\n{args.cases} cases of each of {', '.join(args.kinds)}; {len(failures)} failed")
     if set(args.kinds) == set(kinds) and args.first == 0:
-        record_robustness("fuzz", {"seed": args.seed, "cases_of_each_kind": args.cases, "kinds": list(kinds), "limit_seconds": LIMIT,
-                                   "failures": failures})
+        record_robustness("fuzz", {"seed": args.seed, "cases_of_each_kind": args.cases, "kinds": list(kinds),
+                                   "limit_seconds": LIMIT, "failures": failures})
     return 1 if failures else 0
 
 

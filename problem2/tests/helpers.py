@@ -12,9 +12,9 @@ from unittest import mock
 
 import torch
 
+from generate_data import generate
 from support import cli
 from support.files import write_json
-from generate_data import generate
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 
@@ -31,10 +31,12 @@ def command(main, *arguments, stdin=b""):
 
 
 def record_robustness(part, record):
-    """Put what a script found (`part` is "fuzz" or "kills") into results/robustness.json, beside what the other one found."""
+    """Put what a script found (`part` is "fuzz" or "kills") into results/robustness.json, beside what the other one
+    found."""
     path = RESULTS / "robustness.json"
     records = json.loads(path.read_text()) if path.exists() else {}
-    write_json(path, records | {part: record | {"environment": {"python": platform.python_version(), "torch": str(torch.__version__)}}})
+    write_json(path, records | {part: record
+                          | {"environment": {"python": platform.python_version(), "torch": str(torch.__version__)}}})
 
 
 class TemporaryFolder(unittest.TestCase):

@@ -2,10 +2,10 @@
 
     python problem2/tests/kill.py --kills 25 --seed 0
 
-Each is run at a small size in a process of its own and killed (SIGKILL, which nothing can catch): at a random moment, or at a
-random one of the steps that write. Then every visible file must be whole, and the next run, with --resume where there is
-something to resume, must end in the bits of an undisturbed run and leave no temporary file. Writes results/robustness.json.
-POSIX only.
+Each is run at a small size in a process of its own and killed (SIGKILL, which nothing can catch): at a random moment,
+or at a random one of the steps that write. Then every visible file must be whole, and the next run, with --resume where
+there is something to resume, must end with what an undisturbed run leaves and leave no temporary file. Writes
+results/robustness.json. POSIX only.
 """
 
 import json
@@ -23,15 +23,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch  # noqa: E402
 
 import analyze  # noqa: E402
-import cli  # noqa: E402
-import files  # noqa: E402
 import generate_data  # noqa: E402
 import train  # noqa: E402
+from support import cli, files  # noqa: E402
 from support.cli import Parser, Progress, UserError, run, whole_number  # noqa: E402
 from tests.helpers import record_robustness  # noqa: E402
 
-SMALL = ("--d-model", "16", "--num-heads", "2", "--num-layers", "1", "--d-ff", "16", "--batch-size", "8", "--dropout", "0.1", "--device", "cpu",
-         "--epochs", "2")
+SMALL = ("--d-model", "16", "--num-heads", "2", "--num-layers", "1", "--d-ff", "16", "--batch-size", "8", "--dropout",
+         "0.1", "--device", "cpu", "--epochs", "2")
 
 
 def start(main, arguments, die_at=None):
@@ -60,7 +59,8 @@ def start(main, arguments, die_at=None):
 
 
 def finish(main, arguments):
-    """Run a command undisturbed; returns the seconds it took. An exit status other than 0 is an error of the check itself."""
+    """Run a command undisturbed; returns the seconds it took. An exit status other than 0 is an error of the check
+    itself."""
     begin = time.perf_counter()
     status = os.waitstatus_to_exitcode(os.waitpid(start(main, arguments), 0)[1])
     if status:
@@ -124,7 +124,8 @@ class Scenario:
         return [argument.format(folder=folder) for argument in self.arguments] + resume
 
     def check(self, folder, kills, generator):
-        """Kill the command up to `kills` times in one folder, then let it end; returns the kills done and what was wrong."""
+        """Kill the command up to `kills` times in one folder, then let it end; returns the kills done and what was
+        wrong."""
         shutil.rmtree(folder, ignore_errors=True)
         self.prepare(folder)
         done, wrong = 0, []
@@ -156,7 +157,8 @@ def scenarios(folder):
         shutil.copytree(model, target, ignore=shutil.ignore_patterns(".lock"))
     return [Scenario("generate_data.py", generate_data.main, [*generate, "{folder}"], Path.mkdir, folder / "1"),
             Scenario("train.py", train.main, [*training, "{folder}"], Path.mkdir, folder / "2"),
-            Scenario("analyze.py", analyze.main, ["--data-dir", str(data), "--results-dir", "{folder}"], with_model, folder / "3")]
+            Scenario("analyze.py", analyze.main, ["--data-dir", str(data), "--results-dir", "{folder}"], with_model,
+                     folder / "3")]
 
 
 def check_kills(kills, seed):
@@ -182,7 +184,8 @@ def main(arguments=None):
     args = parser.parse_args(arguments)
     record = check_kills(args.kills, args.seed)
     record_robustness("kills", record)
-    print("\n".join(record["failures"]) + f"\n{record['kills']} kills ({record['by_command']}); {len(record['failures'])} failed")
+    print("\n".join(record["failures"]) + f"\n{record['kills']} kills ({record['by_command']}); "
+                                          f"{len(record['failures'])} failed")
     return 1 if record["failures"] else 0
 
 

@@ -1,18 +1,18 @@
 """analyze.py on the models there are, whichever they are, and on the data they were trained on."""
 
 import json
+from unittest import mock
 
 import torch
 
 import analyze
 import inference
 import train
+from learning.checkpoint import load_model
 from positional_encoding import ENCODINGS, NoPositionalEncoding
 from support.digests import KEY, weights_digest
-from checkpoint import load_model
 from tests.helpers import TemporaryFolder, command
 from tests.test_training import SMALL
-from unittest import mock
 
 
 class Squared(NoPositionalEncoding):
@@ -27,13 +27,13 @@ class Analyze(TemporaryFolder):
     def train(self, *encodings):
         data = self.small_data()  # without extrapolation sets
         for encoding in encodings:
-            status, _, errors = command(train.main, "--encoding", encoding, "--data-dir", data, "--output-dir", self.folder / "results",
-                                        "--epochs", 1, *SMALL)
+            status, _, errors = command(train.main, "--encoding", encoding, "--data-dir", data, "--output-dir",
+                                        self.folder / "results", "--epochs", 1, *SMALL)
             self.assertEqual((status, errors), (0, ""))
 
     def analyze(self, *options):
-        return command(analyze.main, "--data-dir", self.folder / "data", "--results-dir", self.folder / "results", "--num-samples", 6,
-                       "--test-lengths", 8, 20, *options)
+        return command(analyze.main, "--data-dir", self.folder / "data", "--results-dir", self.folder / "results",
+                       "--num-samples", 6, "--test-lengths", 8, 20, *options)
 
     def record(self):
         return json.loads((self.folder / "results" / "extrapolation" / "extrapolation_results.json").read_text())
@@ -43,7 +43,8 @@ class Analyze(TemporaryFolder):
         status, output, errors = self.analyze()
         self.assertEqual((status, errors), (0, ""))
         self.assertIn("no test set of 20 values in", output)
-        self.assertEqual({(entry["encoding"], entry["length"]) for entry in self.record()["accuracy"] if entry["set"] == "length"},
+        self.assertEqual({(entry["encoding"], entry["length"]) for entry in self.record()["accuracy"] if entry["set"]
+                          == "length"},
                          {("none", 8), ("none", 20)})
         before = self.record()
         status, output, _ = self.analyze("--batch-size", 2)
@@ -61,12 +62,16 @@ class Analyze(TemporaryFolder):
             self.assertEqual((status, errors), (0, ""))
             record = self.record()
             self.assertEqual({entry["encoding"] for entry in record["accuracy"]}, {"squared", "learned"})
-            self.assertEqual(record[KEY], {name: weights_digest(load_model(self.folder / "results" / name / "best_model.pth")[0].state_dict())
+            self.assertEqual(record[KEY], {name: weights_digest(load_model(self.folder / "results" / name
+                                                              / "best_model.pth")[0].state_dict())
                                            for name in ("learned", "squared")})
             results = ("--results-dir", self.folder / "results")
-            self.assertRegex(command(inference.main, *results, "--encoding", "squared", "3", "15")[1], r"squared +(un)?sorted")
-            self.assertRegex(command(inference.main, *results)[1], r"  learned +(un)?sorted [0-9.]+\n  squared +(un)?sorted")
-            self.assert_one_line(command(inference.main, *results, "3", "15"), "no model called recommended, but learned, squared")
+            self.assertRegex(command(inference.main, *results, "--encoding", "squared", "3", "15")[1],
+                             r"squared +(un)?sorted")
+            self.assertRegex(command(inference.main, *results)[1],
+                             r"  learned +(un)?sorted [0-9.]+\n  squared +(un)?sorted")
+            self.assert_one_line(command(inference.main, *results, "3", "15"),
+                                 "no model called recommended, but learned, squared")
 
     def test_a_length_that_learned_positions_do_not_reach_is_left_out(self):
         self.train("learned", "none")
@@ -78,4 +83,5 @@ class Analyze(TemporaryFolder):
         self.train("none")
         (self.folder / "data" / "train.json").write_text((self.folder / "data" / "train.json").read_text() + " ")
         self.assert_one_line(self.analyze(), "does not hold the training sequences of", "--data-dir")
-        self.assert_one_line(command(analyze.main, "--data-dir", self.folder / "data", "--results-dir", self.folder), "python train.py")
+        self.assert_one_line(command(analyze.main, "--data-dir", self.folder / "data", "--results-dir", self.folder),
+                             "python train.py")

@@ -1,10 +1,11 @@
-"""Augmentation: what comes out is made of what went in, is labelled rightly, and stays within the lengths and values."""
+"""Augmentation: what comes out is made of what went in, is labelled rightly, and stays within the lengths and
+values."""
 
 import unittest
 
 import torch
 
-from augmentation import AUGMENTATIONS, augment, crop, labels_of, shift, swap
+from learning.augmentation import AUGMENTATIONS, augment, crop, labels_of, shift, swap
 
 
 def batch(count=400, length=12, seed=0):

@@ -7,9 +7,9 @@ import unittest
 import torch
 
 import benchmark
-from benchmark_references import PyTorchClassifier
-from measuring import compare, fitted_exponent, peak_memory, products_alone, time_to_quality, times_in_turn
 from model import SortingClassifier
+from speed.measuring import compare, fitted_exponent, peak_memory, products_alone, time_to_quality, times_in_turn
+from speed.references import PyTorchClassifier
 from tests.helpers import RESULTS
 
 SIZES = dict(vocab_size=101, d_model=24, num_heads=3, num_layers=2, d_ff=40, dropout=0.0)
@@ -24,8 +24,10 @@ class References(unittest.TestCase):
         theirs.encoder.norm.load_state_dict(ours.norm.state_dict())
         for mine, other in zip(ours.layers, theirs.encoder.layers):
             attention = mine.self_attn
-            other.self_attn.in_proj_weight.data = torch.cat([attention.W_q.weight, attention.W_k.weight, attention.W_v.weight]).data
-            other.self_attn.in_proj_bias.data = torch.cat([attention.W_q.bias, attention.W_k.bias, attention.W_v.bias]).data
+            other.self_attn.in_proj_weight.data = torch.cat([attention.W_q.weight, attention.W_k.weight,
+                                                             attention.W_v.weight]).data
+            other.self_attn.in_proj_bias.data = torch.cat([attention.W_q.bias, attention.W_k.bias,
+                                                           attention.W_v.bias]).data
             other.self_attn.out_proj.load_state_dict(attention.W_o.state_dict())
             for name in ("linear1", "linear2", "norm1", "norm2"):
                 getattr(other, name).load_state_dict(getattr(mine, name).state_dict())
@@ -53,7 +55,8 @@ class Measuring(unittest.TestCase):
 
     def test_comparison_is_within_rounds(self):
         record = compare({"a": [2.0, 40.0, 6.0], "b": [1.0, 10.0, 2.0]}, "a", "b")
-        self.assertEqual((record["ratio"], record["ratio_quartiles"], record["seconds"]), (3, [2.5, 3.5], {"a": 6, "b": 2}))
+        self.assertEqual((record["ratio"], record["ratio_quartiles"], record["seconds"]),
+                         (3, [2.5, 3.5], {"a": 6, "b": 2}))
         order = []
         times = times_in_turn({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 2, 0)
         self.assertEqual(("".join(order), len(times["a"])), ("aabb" + "abab", 2))
@@ -68,7 +71,8 @@ class Measuring(unittest.TestCase):
 
     def test_a_section_and_its_figure(self):
         records = benchmark.measure_attention(1, 4) + [benchmark.measure_growth(1, "batch", (1, 2))]
-        self.assertTrue(all(math.isfinite(record["ratio"]) and min(record["peak_bytes"].values()) > 0 for record in records[:-1]))
+        self.assertTrue(all(math.isfinite(record["ratio"]) and min(record["peak_bytes"].values()) > 0
+                            for record in records[:-1]))
         self.assertEqual(len(benchmark.plot_benchmark({"records": records}).axes), 3)
 
 
@@ -77,6 +81,7 @@ class Record(unittest.TestCase):
     def test_every_section_is_in_the_record(self):
         records = json.loads((RESULTS / "benchmark.json").read_text())["records"]
         self.assertEqual({record["section"] for record in records},
-                         {"training step", "attention", "input pipeline", "classification at 16", "classification at 256", "growth",
-                          "time to quality"})
-        self.assertEqual({record["length"] for record in records if record["section"] == "attention"}, set(benchmark.LENGTHS))
+                         {"training step", "attention", "input pipeline", "classification at 16",
+                          "classification at 256", "growth", "time to quality"})
+        self.assertEqual({record["length"] for record in records if record["section"] == "attention"},
+                         set(benchmark.LENGTHS))

@@ -1,4 +1,5 @@
-"""The data: as the course's, half sorted, all different, no sequence in two splits; damaged files refused in one line."""
+"""The data: as the course's, half sorted, all different, no sequence in two splits; damaged files refused in one
+line."""
 
 import hashlib
 import json
@@ -10,10 +11,10 @@ import torch
 from torch.utils.data import DataLoader
 
 import generate_data
-from support.cli import UserError
-from dataset import (PAD_VALUE, ExtrapolationDataset, SortingDataset, collate_fn, create_dataloaders, create_extrapolation_loader,
-                     data_file)
+from dataset import (PAD_VALUE, ExtrapolationDataset, SortingDataset, collate_fn, create_dataloaders,
+                     create_extrapolation_loader, data_file)
 from generate_data import GAP_SOURCES, NEGATIVES, TEST_LENGTHS, is_sorted
+from support.cli import UserError
 from tests.helpers import RESULTS, TemporaryFolder, command
 
 
@@ -25,26 +26,30 @@ class Generate(TemporaryFolder):
     def test_default_splits_are_the_course_s_and_disjoint(self):
         status, *_ = command(generate_data.main, "--output-dir", self.folder, "--no-generate-extrapolation")
         self.assertEqual(status, 0)
-        self.assertTrue(hashlib.sha256((self.folder / "train.json").read_bytes()).hexdigest().startswith("c4ee1c4884e3cac2"))
+        self.assertTrue(hashlib.sha256((self.folder / "train.json").read_bytes()).hexdigest().startswith(
+            "c4ee1c4884e3cac2"))
         splits = [read(self.folder / f"{split}.json") for split in ("train", "val", "test")]
         self.assertEqual([len(split) for split in splits], [10_000, 2_000, 2_000])
         keys = [{tuple(entry["sequence"]) for entry in split} for split in splits]
         self.assertFalse(keys[0] & keys[1] or keys[0] & keys[2] or keys[1] & keys[2])
         for entry in splits[0] + splits[2]:
-            self.assertEqual((entry["is_sorted"], entry["length"]), (entry["sequence"] == sorted(entry["sequence"]), len(entry["sequence"])))
+            self.assertEqual((entry["is_sorted"], entry["length"]),
+                             (entry["sequence"] == sorted(entry["sequence"]), len(entry["sequence"])))
             self.assertTrue(8 <= entry["length"] <= 16)
         self.assertFalse((self.folder / "extrapolation").exists())
 
     def test_every_test_set_is_half_sorted_all_different_and_new(self):
         data = self.small_data((60, 20, 40), extrapolation=True)
-        seen = {tuple(entry["sequence"]) for split in ("train", "val", "test") for entry in read(data / f"{split}.json")}
+        seen = {tuple(entry["sequence"]) for split in ("train", "val", "test")
+                for entry in read(data / f"{split}.json")}
         sets = [(length, None) for length in TEST_LENGTHS] + [(16, source) for source in GAP_SOURCES]
         for length, source in sets:
             sorted_halves = set()
             for kind in NEGATIVES:
                 entries = read(data / "extrapolation" / data_file(length, kind, source))
                 keys = {tuple(entry["sequence"]) for entry in entries}
-                self.assertEqual((len(keys), sum(entry["is_sorted"] for entry in entries)), (40, 20), (length, source, kind))
+                self.assertEqual((len(keys), sum(entry["is_sorted"] for entry in entries)), (40, 20),
+                                 (length, source, kind))
                 self.assertEqual({entry["length"] for entry in entries}, {length})
                 self.assertFalse(keys & seen)
                 self.assertTrue(all(entry["is_sorted"] == is_sorted(entry["sequence"]) for entry in entries))
@@ -78,12 +83,16 @@ class Generate(TemporaryFolder):
             self.assertTrue(0 < min(ranges) and max(ranges) < most, (source, ranges))
 
     def test_more_sequences_than_there_are_is_one_line(self):
-        lengths = ("--min-train-len", 2, "--max-train-len", 2, "--output-dir", self.folder / "d", "--no-generate-extrapolation")
-        self.assert_one_line(command(generate_data.main, *lengths), "14,000 different sequences are asked for, and there are 10,000 of 2")
+        lengths = ("--min-train-len", 2, "--max-train-len", 2, "--output-dir", self.folder / "d",
+                   "--no-generate-extrapolation")
+        self.assert_one_line(command(generate_data.main, *lengths),
+                             "14,000 different sequences are asked for, and there are 10,000 of 2")
         self.assertFalse((self.folder / "d").exists())
-        self.assertEqual(command(generate_data.main, *lengths, "--train-size", 5000, "--val-size", 10, "--test-size", 10)[0], 0)
+        self.assertEqual(command(generate_data.main, *lengths, "--train-size", 5000, "--val-size", 10, "--test-size",
+                                 10)[0], 0)
         with mock.patch.object(generate_data, "MOST_DRAWS", 1000):
-            self.assert_one_line(command(generate_data.main, *lengths, "--train-size", 9980, "--val-size", 10, "--test-size", 10),
+            self.assert_one_line(command(generate_data.main, *lengths, "--train-size", 9980, "--val-size", 10,
+                                         "--test-size", 10),
                                  "no new sequence among 1,000 drawn")
             with self.assertRaisesRegex(UserError, "no new sequence"):
                 generate_data.make_test_set(2, None, 6000, 641, set())
@@ -97,7 +106,8 @@ class Generate(TemporaryFolder):
                 self.assertEqual(len({tuple(entry["sequence"]) for entry in entries} - seen), 800, name)
 
     def test_a_missing_test_set_is_made_as_generate_makes_it(self):
-        with mock.patch.object(generate_data, "TEST_LENGTHS", (20,)), mock.patch.object(generate_data, "GAP_SOURCES", (40,)):
+        with mock.patch.object(generate_data, "TEST_LENGTHS", (20,)), mock.patch.object(generate_data, "GAP_SOURCES",
+                                                                                        (40,)):
             data = self.small_data((60, 20, 20), extrapolation=True)
         before = {path: path.read_bytes() for path in (data / "extrapolation").glob("*.json")}
         self.assertEqual(len(before), 10)
@@ -108,16 +118,20 @@ class Generate(TemporaryFolder):
         self.assertEqual({path: path.read_bytes() for path in (data / "extrapolation").glob("*.json")}, before)
 
     def test_the_handout_s_command_forwards(self):
-        done = subprocess.run([sys.executable, RESULTS.parent / "scripts" / "generate_data.py", "--seed", "641", "--train-size", "50", "--val-size",
-                               "5", "--test-size", "6", "--output-dir", self.folder / "d"], capture_output=True, text=True)
+        done = subprocess.run([sys.executable, RESULTS.parent / "scripts" / "generate_data.py", "--seed", "641",
+                               "--train-size", "50", "--val-size",
+                               "5", "--test-size", "6", "--output-dir", self.folder / "d"], capture_output=True,
+                              text=True)
         self.assertEqual((done.returncode, done.stderr), (0, ""))
         self.assertEqual(len(read(self.folder / "d" / "extrapolation" / "test_len_256.json")), 6)
 
     def test_bad_options_are_one_line(self):
-        for options in [("--seed", "-1"), ("--train-size", "0"), ("--min-train-len", "1"), ("--min-train-len", "17"), ("--what", "x")]:
+        for options in [("--seed", "-1"), ("--train-size", "0"), ("--min-train-len", "1"), ("--min-train-len", "17"),
+                        ("--what", "x")]:
             self.assert_one_line(command(generate_data.main, *options), options[0])
         (self.folder / "file").write_text("")
-        self.assert_one_line(command(generate_data.main, "--output-dir", self.folder / "file", "--no-generate-extrapolation"), "file")
+        self.assert_one_line(command(generate_data.main, "--output-dir", self.folder / "file",
+                                     "--no-generate-extrapolation"), "file")
 
 
 class Load(TemporaryFolder):
@@ -132,7 +146,8 @@ class Load(TemporaryFolder):
         labels = {tuple(entry["sequence"]): entry["is_sorted"] for entry in read(data / "train.json")}
         for batch in batches:
             self.assertEqual(batch["label"].tolist(), [labels[tuple(row)] for row in batch["sequence"].tolist()])
-        self.assertNotEqual([b["sequence"].tolist() for b in train], [b["sequence"].tolist() for b in batches], "shuffled anew")
+        self.assertNotEqual([b["sequence"].tolist() for b in train], [b["sequence"].tolist() for b in batches],
+                            "shuffled anew")
         self.assertEqual([b["sequence"].tolist() for b in val], [b["sequence"].tolist() for b in val], "in one order")
 
     def test_items_are_the_caller_s_own(self):
@@ -156,7 +171,8 @@ class Load(TemporaryFolder):
         self.assertEqual(set(batch), {"sequence", "label", "length", "mask"})
         short = batch["length"].argmin()
         n = batch["length"][short]
-        self.assertTrue((batch["sequence"][short, n:] == PAD_VALUE).all() and not batch["mask"][short, n:].any() and batch["mask"][short, :n].all())
+        self.assertTrue((batch["sequence"][short, n:] == PAD_VALUE).all() and not batch["mask"][short, n:].any()
+                        and batch["mask"][short, :n].all())
 
     def test_max_len_and_pad_value(self):
         path = self.small_data() / "val.json"
@@ -182,10 +198,14 @@ class Load(TemporaryFolder):
         good = {"sequence": [1, 2], "is_sorted": 1, "length": 2}
         for content, words in [
             ("[{", "JSON"), ("", "JSON"), ("\xff", "JSON"), ("[]", "list of sequences"), ("{}", "list of sequences"),
-            ([good, 7], "sequence 1: needs the keys"), ([{"sequence": [1]}], "needs the keys"), ([good | {"sequence": []}], "list of values"),
-            ([good | {"sequence": "12"}], "list of values"), ([good | {"sequence": [1, 100]}], "from 0 to 99"), ([good | {"sequence": [1, -1]}], "from 0 to 99"),
-            ([good | {"sequence": [1, 2.0]}], "from 0 to 99"), ([good | {"sequence": [0, True]}], "from 0 to 99"), ([good | {"length": 3}], "there are 2 values"),
-            ([good | {"is_sorted": 0}], "which is not so"), ([good | {"is_sorted": "1"}], "which is not so"), ([good | {"is_sorted": []}], "which is not so"),
+            ([good, 7], "sequence 1: needs the keys"), ([{"sequence": [1]}], "needs the keys"),
+            ([good | {"sequence": []}], "list of values"),
+            ([good | {"sequence": "12"}], "list of values"), ([good | {"sequence": [1, 100]}], "from 0 to 99"),
+            ([good | {"sequence": [1, -1]}], "from 0 to 99"),
+            ([good | {"sequence": [1, 2.0]}], "from 0 to 99"), ([good | {"sequence": [0, True]}], "from 0 to 99"),
+            ([good | {"length": 3}], "there are 2 values"),
+            ([good | {"is_sorted": 0}], "which is not so"), ([good | {"is_sorted": "1"}], "which is not so"),
+            ([good | {"is_sorted": []}], "which is not so"),
         ]:
             with self.subTest(content=str(content)[:60]):
                 path = self.folder / "train.json"

@@ -1,4 +1,5 @@
-"""The encodings beside the required three, poolings and scaling: against slow loops, at four lengths, and what they claim."""
+"""The encodings beside the required three, poolings and scaling: against slow loops, at four lengths, and what they
+claim."""
 
 import math
 import unittest
@@ -6,13 +7,12 @@ import unittest
 import torch
 from torch import nn
 
-from encoding_base import NoPositionalEncoding
-from model import MultiHeadAttention
-from pooling import POOLINGS, AttentionPooling, LowestPooling, MaxPooling, MeanPooling
+from learning.loop import TrainingConfig, make_optimizer
+from model import POOLINGS, AttentionPooling, LowestPooling, MaxPooling, MeanPooling, MultiHeadAttention
 from positional_encoding import ENCODINGS, LearnedPositionalEncoding, get_positional_encoding
-from relative_encoding import LocalBias, RelativeBias, slopes
+from positions.base import NoPositionalEncoding
+from positions.relative import LocalBias, RelativeBias, slopes
 from tests.test_model import TOLERANCE, random, small_model
-from training import TrainingConfig, make_optimizer
 
 H, D = 4, 6
 ADDED = ("sinusoidal_offset", "learned_offset", "random_positions")
@@ -44,7 +44,8 @@ def one_score(name, made, head, q, k, t, s):
             result = []
             for i in range(0, D, 2):
                 angle = position / 10000 ** (i / D)
-                result += [x[i] * math.cos(angle) - x[i + 1] * math.sin(angle), x[i] * math.sin(angle) + x[i + 1] * math.cos(angle)]
+                result += [x[i] * math.cos(angle) - x[i + 1] * math.sin(angle), x[i] * math.sin(angle) + x[i + 1]
+                           * math.cos(angle)]
             return result
         product = sum(a * b for a, b in zip(turned(q, t), turned(k, s)))
     if name == "relative_keys":
@@ -66,7 +67,8 @@ class Relative(unittest.TestCase):
         Q, K = random(2, H, 11, D, seed=1), random(2, H, 11, D, seed=2)
         for name in RELATIVE:
             made = encoding(name)
-            expected = torch.tensor([[[[one_score(name, made, h, Q[b, h, t].tolist(), K[b, h, s].tolist(), t, s) for s in range(11)]
+            expected = torch.tensor(
+                [[[[one_score(name, made, h, Q[b, h, t].tolist(), K[b, h, s].tolist(), t, s) for s in range(11)]
                                        for t in range(11)] for h in range(H)] for b in range(2)], dtype=torch.float64)
             torch.testing.assert_close(scores(made, Q, K).expand_as(expected), expected, **TOLERANCE, msg=name)
         self.assertEqual(slopes(4).tolist(), [1 / 4, 1 / 16, 1 / 64, 1 / 256])
@@ -80,7 +82,8 @@ class Relative(unittest.TestCase):
                 self.assertEqual([x.shape for x in made.rotate(Q, Q)], [Q.shape, Q.shape], name)
                 bias = made.bias(Q)
                 if bias is not None:
-                    self.assertEqual(torch.broadcast_shapes(bias.shape, (1, H, length, length)), (1, H, length, length), name)
+                    self.assertEqual(torch.broadcast_shapes(bias.shape, (1, H, length, length)), (1, H, length, length),
+                                     name)
                     self.assertTrue((bias > -math.inf).any(dim=-1).all(), "every query has a key")
 
     def test_shifting_changes_nothing(self):
@@ -88,7 +91,8 @@ class Relative(unittest.TestCase):
         for name in RELATIVE:
             made = encoding(name)
             for k in (1, 7, 25):
-                torch.testing.assert_close(scores(made, Q, K)[:, :, k:, k:], scores(made, Q[:, :, k:], K[:, :, k:]), **TOLERANCE, msg=name)
+                torch.testing.assert_close(scores(made, Q, K)[:, :, k:, k:], scores(made, Q[:, :, k:], K[:, :, k:]),
+                                           **TOLERANCE, msg=name)
                 self.assertIs(made(Q), Q)
         for name in ("sinusoidal", "learned"):  # these do know where a value stands
             x = torch.zeros(1, 40, H * D, dtype=torch.float64)
@@ -104,7 +108,8 @@ class Relative(unittest.TestCase):
     def test_symmetric_alibi_cannot_tell_ascending_from_descending_and_directed_can(self):
         x = torch.randint(100, (5, 12), generator=torch.Generator().manual_seed(0)).sort(dim=1).values
         for pooling in POOLINGS:
-            change = {name: (small_model(name, pooling=pooling)(x) - small_model(name, pooling=pooling)(x.flip(1))).abs().max().item()
+            change = {name: (small_model(name, pooling=pooling)(x)
+                             - small_model(name, pooling=pooling)(x.flip(1))).abs().max().item()
                       for name in ("alibi_symmetric", "alibi_directed")}
             self.assertLess(change["alibi_symmetric"], 1e-12)
             self.assertGreater(change["alibi_directed"], 1e-4)
@@ -130,7 +135,8 @@ class RandomInTraining(unittest.TestCase):
 
     def rows(self, made):
         """Which rows of the table were added to each position."""
-        table = made.position_embeddings.weight if isinstance(made, LearnedPositionalEncoding) else made.rows(300, torch.float64).float().double()
+        learned = isinstance(made, LearnedPositionalEncoding)
+        table = made.position_embeddings.weight if learned else made.rows(300, torch.float64).float().double()
         return [(table - row).abs().sum(dim=1).argmin().item() for row in made(self.x)[0]]
 
     def test_offsets_are_runs_that_reach_every_row(self):
@@ -172,7 +178,8 @@ class Pooling(unittest.TestCase):
             real = [h[b, i] for i in range(n)]
             shares = [math.exp(attention.query.detach() @ x) for x in real]
             expected = {MeanPooling: sum(real) / max(n, 1), MaxPooling: torch.stack(real).max(dim=0).values if n else 0,
-                        LowestPooling: min(real, key=lambda x: (classifier(x)[1] - classifier(x)[0]).item()) if n else 0,
+                        LowestPooling: min(real, key=lambda x: (classifier(x)[1] - classifier(x)[0]).item()) if n
+                        else 0,
                         AttentionPooling: sum(share * x for share, x in zip(shares, real)) / sum(shares) if n else 0}
             for pooling in (MeanPooling(5), MaxPooling(5), LowestPooling(5), attention):
                 value = torch.zeros(5, dtype=torch.float64) + expected[type(pooling)]
@@ -194,10 +201,12 @@ class LogScaling(unittest.TestCase):
     def test_scores_are_multiplied_by_the_logarithm_of_the_number_of_keys(self):
         for name in ("none", "relative_bias", "local_bias"):
             made = encoding(name)
-            plain, scaled = MultiHeadAttention(H * D, H).double(), MultiHeadAttention(H * D, H, log_scaling=True).double()
+            plain, scaled = MultiHeadAttention(H * D, H).double(), MultiHeadAttention(H * D, H,
+                                                                                      log_scaling=True).double()
             scaled.load_state_dict(plain.state_dict())
             x = random(2, 9, H * D)
-            torch.testing.assert_close(scaled(x, x, x, positions=made)[1], (plain.scores(x, x, made) * math.log(9)).softmax(-1), **TOLERANCE)
+            torch.testing.assert_close(scaled(x, x, x, positions=made)[1],
+                                       (plain.scores(x, x, made) * math.log(9)).softmax(-1), **TOLERANCE)
             mask = (torch.arange(9) < 5).view(1, 1, 1, 9)
             torch.testing.assert_close(scaled(x, x, x, mask, made)[1][:, :, :5, :5],
                                        (plain.scores(x[:, :5], x[:, :5], made) * math.log(5)).softmax(-1), **TOLERANCE)

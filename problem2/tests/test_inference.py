@@ -12,11 +12,11 @@ from unittest import mock
 import torch
 
 import inference
-from checkpoint import load_model, save_model
 from inference import LONGEST_LINE, MOST_VALUES, parse_sequence
+from learning.checkpoint import load_model, save_model
 from model import create_model
-from support.digests import weights_digest
 from positional_encoding import ENCODINGS
+from support.digests import weights_digest
 from tests.helpers import RESULTS, Oracle, TemporaryFolder, command
 
 ABOUT = {"train_sha256": ""}
@@ -30,7 +30,8 @@ class Parse(TemporaryFolder):
         self.assertEqual(len(parse_sequence("7 " * 300, 300)), 300)
 
     def test_what_is_no_sequence(self):
-        for text in ["", " ", "100", "-1", "3 -1", "1.5", "three", "3,,4", ",3", "3,", "٣", "1e1", "9" * 10_000, "7 " * 301, "0x1"]:
+        for text in ["", " ", "100", "-1", "3 -1", "1.5", "three", "3,,4", ",3", "3,", "٣", "1e1", "9" * 10_000,
+                     "7 " * 301, "0x1"]:
             with self.subTest(text=text[:20]), self.assertRaises(ValueError) as raised:
                 parse_sequence(text, 300)
             self.assertNotIn("\n", str(raised.exception))
@@ -49,13 +50,16 @@ class Answer(TemporaryFolder):
             status, output, errors = self.run_inference(*arguments)
             self.assertEqual((status, errors), (0, ""))
             self.assertEqual(output, "3 15 27 41\n  recommended  sorted 0.998\n")
-        self.assertEqual(self.run_inference("3", "1", "--encoding", "learned")[1], "3 1\n  learned      unsorted 0.998\n")
+        self.assertEqual(self.run_inference("3", "1", "--encoding", "learned")[1],
+                         "3 1\n  learned      unsorted 0.998\n")
 
     def test_bad_arguments_are_one_line(self):
         self.assert_one_line(self.run_inference("3", "100"), "'100' is no whole number from 0 to 99")
         self.assert_one_line(self.run_inference("3", "--stdin"), "not both")
-        self.assert_one_line(self.run_inference("3", "--encoding", "x"), "no model called x, but sinusoidal, learned, none, recommended")
-        self.assert_one_line(command(inference.main, "--results-dir", self.folder), "holds no trained model", "python train.py")
+        self.assert_one_line(self.run_inference("3", "--encoding", "x"),
+                             "no model called x, but sinusoidal, learned, none, recommended")
+        self.assert_one_line(command(inference.main, "--results-dir", self.folder), "holds no trained model",
+                             "python train.py")
         self.assert_one_line(self.run_inference("3", "--encoding", "none", "--model-path", "x"), "not both")
         self.assert_one_line(self.run_inference(*["7"] * 3000), f"more than {MOST_VALUES:,} values")
 
@@ -63,12 +67,14 @@ class Answer(TemporaryFolder):
         torch.manual_seed(0)
         models = {name: create_model(encoding, d_model=8, num_heads=1, num_layers=1, d_ff=8).eval()
                   for name, encoding in [("learned", "learned"), ("recommended", "local_bias")]}
-        with mock.patch.object(inference, "load_model", side_effect=lambda path, device: (models[path.parent.name], ABOUT)):
+        with mock.patch.object(inference, "load_model", side_effect=lambda path,
+                               device: (models[path.parent.name], ABOUT)):
             status, output, _ = command(inference.main, *["7"] * 301)
             self.assertEqual(status, 0)
             self.assertRegex(output, r"recommended  (un)?sorted")
             self.assert_one_line(command(inference.main, "--encoding", "learned", *["7"] * 301), "more than 300 values")
-            self.assertEqual(command(inference.main, "--stdin", "--encoding", "learned", stdin=b"7 " * 301)[:2], (1, "error: more than 300 values\n"))
+            self.assertEqual(command(inference.main, "--stdin", "--encoding", "learned", stdin=b"7 " * 301)[:2],
+                             (1, "error: more than 300 values\n"))
 
     def test_stdin_gives_one_line_each_in_order(self):
         status, output, errors = self.run_inference("--stdin", stdin=b"1 2 3\n3,2,1\n5\n1 2 3 4\n2 1")
@@ -127,22 +133,25 @@ class Checkpoints(TemporaryFolder):
             self.assert_one_line(command(inference.main, "7", "--model-path", path), "m.pth", "python train.py", *words)
         path.unlink()
         refused("no checkpoint file")
-        for content in (b"", b"text", data[:100], data[:len(data) // 2], data[:-20], b"PK\x03\x04" + bytes(100), pickle.dumps([1, 2])):
+        for content in (b"", b"text", data[:100], data[:len(data) // 2], data[:-20], b"PK\x03\x04" + bytes(100),
+                        pickle.dumps([1, 2])):
             path.write_bytes(content)
             refused()
         extra = good["_extra_state"]
         for changes in [{"config": {}}, {"config": None}, {"about": 3}, {"about": {}}, {"about": torch.zeros(2, 2)}]:
             torch.save(good | {"_extra_state": extra | changes}, path)
             refused()
-        for changes in [{"dropout": torch.zeros(2)}, {"d_model": 64}, {"num_heads": 3}, {"d_model": 10 ** 9}, {"num_layers": 10 ** 5},
-                        {"max_len": 10 ** 9}, {"max_len": 99}, {"d_ff": -1}, {"extra": 1}, {"encoding_type": "sinusoidal"},
-                        {"encoding_type": "x"}, {"encoding_type": 7}, {"pooling": "min"}, {"pooling": []}, {"log_scaling": 1},
-                        {"dropout": float("nan")}, {"vocab_size": 5}]:
+        for changes in [{"dropout": torch.zeros(2)}, {"d_model": 64}, {"num_heads": 3}, {"d_model": 10 ** 9},
+                        {"num_layers": 10 ** 5}, {"max_len": 10 ** 9}, {"max_len": 99}, {"d_ff": -1}, {"extra": 1},
+                        {"encoding_type": "sinusoidal"},
+                        {"encoding_type": "x"}, {"encoding_type": 7}, {"pooling": "min"}, {"pooling": []},
+                        {"log_scaling": 1}, {"dropout": float("nan")}, {"vocab_size": 5}]:
             torch.save(good | {"_extra_state": extra | {"config": extra["config"] | changes}}, path)
             refused()
         tensors = {name: value for name, value in good.items() if name != "_extra_state"}
-        for value in [None, 3, [], {}, tensors, torch.zeros(3), {"_extra_state": extra}, good | {"_extra_state": 3}, good | {"more": torch.zeros(1)},
-                      good | {"embedding.weight": 7}, good | {name: value * float("nan") for name, value in tensors.items()}]:
+        for value in [None, 3, [], {}, tensors, torch.zeros(3), {"_extra_state": extra}, good | {"_extra_state": 3},
+                      good | {"more": torch.zeros(1)}, good | {"embedding.weight": 7},
+                      good | {name: value * float("nan") for name, value in tensors.items()}]:
             torch.save(value, path)
             refused()
 
@@ -161,12 +170,14 @@ class Checkpoints(TemporaryFolder):
 
 class Script(TemporaryFolder):
     def test_lines_are_answered_as_they_arrive(self):
-        with subprocess.Popen([sys.executable, RESULTS.parent / "inference.py", "--stdin"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as run:
+        with subprocess.Popen([sys.executable, RESULTS.parent / "inference.py", "--stdin"], stdin=subprocess.PIPE,
+                              stdout=subprocess.PIPE) as run:
             try:
                 for line in (b"3 15 27\n", b"27 15\n"):
                     run.stdin.write(line)
                     run.stdin.flush()
-                    self.assertTrue(select.select([run.stdout], [], [], 60)[0], "no answer, though nothing more is waiting")
+                    self.assertTrue(select.select([run.stdout], [], [], 60)[0],
+                                    "no answer, though nothing more is waiting")
                     self.assertRegex(run.stdout.readline(), rb"^(un)?sorted [0-9.]{5}\n$")
             finally:
                 run.stdin.close()
@@ -174,8 +185,10 @@ class Script(TemporaryFolder):
     @unittest.skipUnless(os.name == "posix", "signals of POSIX")
     def test_an_interruption_while_torch_loads_is_one_line(self):
         (self.folder / "torch.py").write_text("print('loading', flush=True)\nimport time\ntime.sleep(60)\n")
-        for script in ("inference.py", "train.py", "analyze.py", "generate_data.py", "scripts/generate_data.py", "seeds.py", "study.py", "benchmark.py", ""):
-            with subprocess.Popen([sys.executable, RESULTS.parent / script], env=os.environ | {"PYTHONPATH": str(self.folder)},
+        for script in ("inference.py", "train.py", "analyze.py", "generate_data.py", "scripts/generate_data.py",
+                       "seeds.py", "study.py", "benchmark.py", ""):
+            with subprocess.Popen([sys.executable, RESULTS.parent / script],
+                                  env=os.environ | {"PYTHONPATH": str(self.folder)},
                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
                 self.assertEqual(run.stdout.readline(), b"loading\n")
                 run.send_signal(signal.SIGINT)
@@ -183,12 +196,13 @@ class Script(TemporaryFolder):
 
     def test_from_another_folder(self):
         script = RESULTS.parent / "inference.py"
-        done = subprocess.run([sys.executable, script, "--stdin"], cwd=self.folder, input="3 15 27 41 58 72 83 94\n94 83 72 58 41 27 15 3\n",
-                              capture_output=True, text=True)
+        done = subprocess.run([sys.executable, script, "--stdin"], cwd=self.folder,
+                              input="3 15 27 41 58 72 83 94\n94 83 72 58 41 27 15 3\n", capture_output=True, text=True)
         self.assertEqual((done.returncode, done.stderr), (0, ""))
         self.assertRegex(done.stdout, r"^sorted [0-9.]{5}\nunsorted [0-9.]{5}\n$")
 
     def test_closed_streams(self):
         for closed in (">&-", "2>&-", "<&-"):
-            done = subprocess.run(["bash", "-c", f'"{sys.executable}" "{RESULTS.parent / "inference.py"}" 1 2 3 {closed}'], capture_output=True, text=True)
+            done = subprocess.run(["bash", "-c", f'"{sys.executable}" "{RESULTS.parent / "inference.py"}" 1 2 3 '
+                                                 f'{closed}'], capture_output=True, text=True)
             self.assertEqual((done.returncode, done.stderr), (0, ""))

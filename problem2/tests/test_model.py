@@ -10,12 +10,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from dataset import PAD_VALUE, ExtrapolationDataset, SortingDataset, create_dataloaders, create_extrapolation_loader
-from model import (MultiHeadAttention, SortingClassifier, TransformerEncoderLayer, attention_scores, create_model,
-                   scaled_dot_product_attention)
-from pooling import POOLINGS
-from positional_encoding import (ENCODINGS, REQUIRED, LearnedPositionalEncoding, NoPositionalEncoding, SinusoidalPositionalEncoding,
-                                 get_positional_encoding, visualize_positional_encoding)
-from training import TrainingConfig, make_optimizer
+from learning.loop import TrainingConfig, make_optimizer
+from model import (POOLINGS, MultiHeadAttention, SortingClassifier, TransformerEncoderLayer, attention_scores,
+                   create_model, scaled_dot_product_attention)
+from positional_encoding import (ENCODINGS, REQUIRED, LearnedPositionalEncoding, NoPositionalEncoding,
+                                 SinusoidalPositionalEncoding, get_positional_encoding, visualize_positional_encoding)
 
 TOLERANCE = dict(rtol=0, atol=1e-12)
 
@@ -26,7 +25,8 @@ def random(*shape, seed=0):
 
 def small_model(encoding, **changes):
     torch.manual_seed(0)
-    model = create_model(encoding, **{"d_model": 24, "num_heads": 3, "num_layers": 2, "d_ff": 40, "dropout": 0.0, **changes}).double().eval()
+    model = create_model(encoding, **{"d_model": 24, "num_heads": 3, "num_layers": 2, "d_ff": 40, "dropout": 0.0,
+                                      **changes}).double().eval()
     for parameter in model.pos_encoding.parameters():  # some start from zero, as if there were no positions
         nn.init.normal_(parameter)
     return model
@@ -41,7 +41,8 @@ class Attention(unittest.TestCase):
             ours, theirs = ([x.clone().requires_grad_() for x in inputs] for _ in range(2))
             output, weights = scaled_dot_product_attention(*ours, mask, given)
             added = torch.zeros(2, 3, 4, 7, dtype=torch.float64) if given is None else given.expand(2, 3, 4, 7)
-            expected = F.scaled_dot_product_attention(*theirs, added if mask is None else added.masked_fill(~mask, -math.inf))
+            expected = F.scaled_dot_product_attention(*theirs, added if mask is None
+                                                      else added.masked_fill(~mask, -math.inf))
             torch.testing.assert_close(output, expected, **TOLERANCE)
             torch.testing.assert_close(weights @ inputs[2], expected, **TOLERANCE)
             output.square().sum().backward()
@@ -60,10 +61,13 @@ class Attention(unittest.TestCase):
     def test_layer_equals_pytorch(self):
         torch.manual_seed(0)
         ours = TransformerEncoderLayer(24, 3, 40, 0.0).double()
-        theirs = nn.TransformerEncoderLayer(24, 3, 40, dropout=0.0, batch_first=True, norm_first=True, dtype=torch.float64)
+        theirs = nn.TransformerEncoderLayer(24, 3, 40, dropout=0.0, batch_first=True, norm_first=True,
+                                            dtype=torch.float64)
         attention = ours.self_attn
-        theirs.self_attn.in_proj_weight.data = torch.cat([attention.W_q.weight, attention.W_k.weight, attention.W_v.weight]).data
-        theirs.self_attn.in_proj_bias.data = torch.cat([attention.W_q.bias, attention.W_k.bias, attention.W_v.bias]).data
+        theirs.self_attn.in_proj_weight.data = torch.cat([attention.W_q.weight, attention.W_k.weight,
+                                                          attention.W_v.weight]).data
+        theirs.self_attn.in_proj_bias.data = torch.cat([attention.W_q.bias, attention.W_k.bias,
+                                                        attention.W_v.bias]).data
         theirs.self_attn.out_proj.load_state_dict(attention.W_o.state_dict())
         for name in ("linear1", "linear2", "norm1", "norm2"):
             getattr(theirs, name).load_state_dict(getattr(ours, name).state_dict())
@@ -74,7 +78,8 @@ class Attention(unittest.TestCase):
 
     def test_scores_are_those_that_forward_uses(self):
         attention, x = MultiHeadAttention(24, 3).double(), random(2, 5, 24)
-        torch.testing.assert_close(attention.scores(x, x, NoPositionalEncoding(24)).softmax(-1), attention(x, x, x)[1], **TOLERANCE)
+        torch.testing.assert_close(attention.scores(x, x, NoPositionalEncoding(24)).softmax(-1), attention(x, x, x)[1],
+                                   **TOLERANCE)
         torch.testing.assert_close(attention_scores(x, x, bias=1.0), attention_scores(x, x) + 1, **TOLERANCE)
 
     def test_width_that_heads_do_not_divide_is_refused(self):
@@ -92,7 +97,8 @@ class Encodings(unittest.TestCase):
             for pos in (0, 1, 3, 4, 999):
                 for i in range(d_model):
                     angle = pos / 10000 ** (2 * (i // 2) / d_model)
-                    self.assertAlmostEqual(float(table[pos, i]), math.cos(angle) if i % 2 else math.sin(angle), places=5)
+                    self.assertAlmostEqual(float(table[pos, i]), math.cos(angle) if i % 2 else math.sin(angle),
+                                           places=5)
 
     def test_sinusoidal_grows_in_the_module_s_dtype(self):
         for dtype in (torch.bfloat16, torch.float64):
@@ -157,7 +163,8 @@ class Model(unittest.TestCase):
                 self.assertGreater(change, 1e-4, name)
 
     def test_where_padding_stands_and_how_much_changes_nothing(self):
-        for name, changes in ([(name, {}) for name in ENCODINGS if name != "random_positions"] + [("sinusoidal", {"pooling": pooling}) for pooling in POOLINGS]
+        for name, changes in ([(name, {}) for name in ENCODINGS if name != "random_positions"]
+                              + [("sinusoidal", {"pooling": pooling}) for pooling in POOLINGS]
                               + [(name, {"log_scaling": True}) for name in ("none", "relative_bias", "local_bias")]):
             model = small_model(name, **changes)
             for parameter in model.pooling.parameters():
@@ -178,7 +185,8 @@ class Model(unittest.TestCase):
                 for log_scaling in (False, True):
                     model = small_model(name, pooling=pooling, log_scaling=log_scaling)
                     self.assertEqual(model(torch.tensor([[5]])).shape, (1, 2))
-                    self.assertTrue(torch.isfinite(model(torch.tensor([[100, 100], [5, 100]]), torch.tensor([[0, 0], [1, 0]]))).all())
+                    self.assertTrue(torch.isfinite(model(torch.tensor([[100, 100], [5, 100]]),
+                                                         torch.tensor([[0, 0], [1, 0]]))).all())
                     empty = model(torch.tensor([[100, 100]]), torch.zeros(1, 2))
                     torch.testing.assert_close(empty[0], model.classifier.bias, **TOLERANCE)
 
@@ -186,7 +194,8 @@ class Model(unittest.TestCase):
         for pooling in POOLINGS:
             model = small_model("sinusoidal", pooling=pooling)
             for mask in (None, torch.ones(2, 0)):
-                torch.testing.assert_close(model(torch.zeros(2, 0, dtype=torch.long), mask), model.classifier.bias.expand(2, 2), **TOLERANCE)
+                torch.testing.assert_close(model(torch.zeros(2, 0, dtype=torch.long), mask),
+                                           model.classifier.bias.expand(2, 2), **TOLERANCE)
 
     @torch.no_grad()
     def test_a_traced_model_takes_batches_of_any_size(self):
@@ -240,7 +249,8 @@ class Model(unittest.TestCase):
     def test_signatures_are_those_of_the_course(self):
         def starts(function, *names):
             self.assertEqual(list(inspect.signature(function).parameters)[:len(names)], list(names))
-        starts(SortingClassifier, "vocab_size", "d_model", "num_heads", "num_layers", "d_ff", "dropout", "max_len", "encoding_type")
+        starts(SortingClassifier, "vocab_size", "d_model", "num_heads", "num_layers", "d_ff", "dropout", "max_len",
+               "encoding_type")
         self.assertEqual([p.default for p in inspect.signature(SortingClassifier).parameters.values()],
                          [101, 128, 4, 4, 512, 0.1, 300, "sinusoidal", "mean", False])
         starts(SortingClassifier.forward, "self", "x", "mask")

@@ -4,17 +4,18 @@ import json
 
 import torch
 
-from analysis import classify, classify_group, evaluation_groups, load_group, measure_group, moved
-from checkpoint import load_model
+import study
 from dataset import create_dataloaders
-from evaluation import evaluate, summarize
+from extrapolation.analysis import classify, classify_group, evaluation_groups, load_group, measure_group, moved
 from generate_data import TEST_LENGTHS, NEGATIVES, generate
+from learning.checkpoint import load_model
+from learning.evaluation import evaluate, summarize
+from learning.loop import TrainingConfig
+from learning.variants import TRAINED_BY_DEFAULT, VARIANTS
 from model import create_model
 from positional_encoding import REQUIRED
 from support.digests import KEY, file_digest, records_of_other_weights, weights_digest
 from tests.helpers import RESULTS, TemporaryFolder
-from training import TrainingConfig
-from variants import TRAINED_BY_DEFAULT, VARIANTS
 
 
 # The weights that the report is about. What is said of them alone is tested while they are the ones there.
@@ -92,9 +93,11 @@ class Results(TemporaryFolder):
         for encoding in TRAINED_BY_DEFAULT:
             log, variant = read(f"{encoding}/training_log.json"), VARIANTS[encoding]
             self.assertEqual(TrainingConfig(**log["training"]), variant.training_config(seed=0))
-            self.assertEqual((len(log["epochs"]), log["model"]["encoding_type"]), (variant.epochs, variant.encoding_type))
+            self.assertEqual((len(log["epochs"]), log["model"]["encoding_type"]),
+                             (variant.epochs, variant.encoding_type))
             for place, name in [("best_models", "best_model.pth"), ("training_logs", "training_log.json")]:
-                self.assertEqual((RESULTS / place / f"{encoding}_{name}").read_bytes(), (RESULTS / encoding / name).read_bytes())
+                self.assertEqual((RESULTS / place / f"{encoding}_{name}").read_bytes(),
+                                 (RESULTS / encoding / name).read_bytes())
 
     def test_sinusoidal_and_learned_learn_and_none_cannot_in_all_five_seeds(self):
         records = {(record["seed"], record["encoding"]): record for record in read("seeds.json")}
@@ -108,14 +111,17 @@ class Results(TemporaryFolder):
                     self.assertGreaterEqual(record["test"]["accuracy"], 0.98, (seed, encoding))
 
     def test_the_recommended_variant_is_right_everywhere_in_all_five_seeds(self):
+        records = study.read_records(RESULTS / "study" / "runs.jsonl")
+        self.assertLess((RESULTS / "study" / "runs.jsonl").stat().st_size, 6000 * len(records))
         for seed in range(5):
-            record = read(f"study/runs/recommended_{seed}.json")
+            record = records["recommended", seed]
             self.assertEqual(record["settings"], VARIANTS["recommended"].settings())
             self.assertTrue(record["every_window"]["every_sequence_right"])
             self.assertGreater(record["every_window"]["smallest"], 0.1)  # far above rounding
             for entry in record["accuracy"]:
                 if entry["set"] == "length" and entry["length"] >= 16:
-                    self.assertGreaterEqual(entry["accuracy"], 0.99 if entry["negatives"] == "one_inversion" else 0.999, entry)
+                    self.assertGreaterEqual(entry["accuracy"], 0.99 if entry["negatives"] == "one_inversion" else 0.999,
+                                            entry)
 
     def test_the_committed_recommended_model_compares_neighbours_at_any_length(self):
         if digest("recommended") != COMMITTED["recommended"]:
@@ -124,9 +130,11 @@ class Results(TemporaryFolder):
         values = torch.arange(100)
         v, w = torch.cartesian_prod(values, values).unbind(1)
         for length in (2, 1000):  # sorted but for one step from v to w, at random surroundings that only rise
-            chosen = torch.randperm(len(v), generator=torch.Generator().manual_seed(length))[:10_000 if length == 2 else 40]
+            chosen = torch.randperm(len(v), generator=torch.Generator().manual_seed(length))[:10_000 if length == 2
+                                                                                             else 40]
             left = (torch.rand(len(chosen), length // 2 - 1) * (v[chosen] + 1).unsqueeze(1)).long().sort(dim=1).values
-            right = (w[chosen].unsqueeze(1) + torch.rand(len(chosen), length // 2 - 1) * (100 - w[chosen]).unsqueeze(1)).long().sort(dim=1).values
+            right = (w[chosen].unsqueeze(1) + torch.rand(len(chosen), length // 2 - 1)
+                     * (100 - w[chosen]).unsqueeze(1)).long().sort(dim=1).values
             sequences = torch.cat([left, v[chosen].unsqueeze(1), w[chosen].unsqueeze(1), right], dim=1)
             self.assertTrue(torch.equal(classify(model, sequences).argmax(dim=1), (v <= w)[chosen].long()), length)
 
@@ -140,6 +148,7 @@ class Results(TemporaryFolder):
 
     def test_figures_are_whole(self):
         figures = [RESULTS / name for name in ("extrapolation_curves.png", "extrapolation/extrapolation_curves.png",
-                                               "extrapolation/learned_position_embeddings.png", "position_viz/encodings.png")]
+                                               "extrapolation/learned_position_embeddings.png",
+                                               "position_viz/encodings.png")]
         for figure in figures + [RESULTS / encoding / "training_curves.png" for encoding in TRAINED_BY_DEFAULT]:
             self.assertEqual(figure.read_bytes()[:8], b"\x89PNG\r\n\x1a\n")

@@ -11,25 +11,27 @@ from unittest import mock
 
 import torch
 
-from support import files
 import generate_data
 import train
-from checkpoint import load_model, save_model
+from learning.checkpoint import load_model, save_model
+from model import create_model
+from support import files
 from support.cli import UserError
 from support.files import locked, replacing
-from model import create_model
 from tests import fuzz
 from tests.helpers import RESULTS, TemporaryFolder, command
 from tests.test_training import SMALL
 
-HOLDER = "import fcntl, sys, time; file = open(sys.argv[1], 'ab'); fcntl.flock(file, fcntl.LOCK_EX); print('held', flush=True); time.sleep(60)"
+HOLDER = ("import fcntl, sys, time; file = open(sys.argv[1], 'ab'); fcntl.flock(file, fcntl.LOCK_EX); "
+          "print('held', flush=True); time.sleep(60)")
 GENERATE = ("--train-size", 40, "--val-size", 20, "--test-size", 20, "--no-generate-extrapolation", "--output-dir")
 TRAIN = ("--encoding", "learned", *SMALL)
 
 
 class Disk(TemporaryFolder):
     def run_train(self, epochs):
-        return command(train.main, "--data-dir", self.small_data(), "--output-dir", self.folder / "run", "--epochs", epochs, *TRAIN)
+        return command(train.main, "--data-dir", self.small_data(), "--output-dir", self.folder / "run", "--epochs",
+                       epochs, *TRAIN)
 
     def contents(self):
         return {path: path.read_bytes() for path in (self.folder / "run").rglob("*") if path.is_file()}
@@ -39,11 +41,14 @@ class Disk(TemporaryFolder):
         before = self.contents()
         for name, number in [("fsync", errno.ENOSPC), ("replace", errno.EROFS)]:
             with mock.patch.object(files.os, name, side_effect=OSError(number, os.strerror(number))):
-                self.assert_one_line(command(train.main, "--data-dir", self.folder / "data", "--output-dir", self.folder / "run", "--epochs", 2, *TRAIN),
+                self.assert_one_line(command(train.main, "--data-dir", self.folder / "data", "--output-dir",
+                                             self.folder / "run", "--epochs", 2, *TRAIN),
                                      "resume.pth", os.strerror(number))
             self.assertEqual(self.contents(), before)
-        with mock.patch.object(files, "open", create=True, side_effect=PermissionError(errno.EACCES, "Permission denied", "run/.lock")):
-            self.assert_one_line(command(train.main, "--data-dir", self.folder / "data", "--output-dir", self.folder / "run", "--epochs", 2, *TRAIN),
+        with mock.patch.object(files, "open", create=True,
+                               side_effect=PermissionError(errno.EACCES, "Permission denied", "run/.lock")):
+            self.assert_one_line(command(train.main, "--data-dir", self.folder / "data", "--output-dir",
+                                         self.folder / "run", "--epochs", 2, *TRAIN),
                                  "run/.lock: Permission denied")
 
     @unittest.skipUnless(os.name == "posix", "limits of POSIX")
@@ -64,7 +69,8 @@ class Disk(TemporaryFolder):
     @unittest.skipUnless(os.path.exists("/dev/full"), "no /dev/full here")
     def test_output_that_cannot_be_written_is_one_line(self):
         with open("/dev/full", "w") as full:
-            done = subprocess.run([sys.executable, RESULTS.parent / "generate_data.py", *map(str, GENERATE), self.folder / "d"], stdout=full,
+            done = subprocess.run([sys.executable, RESULTS.parent / "generate_data.py", *map(str, GENERATE),
+                                   self.folder / "d"], stdout=full,
                                   stderr=subprocess.PIPE, text=True)
         self.assertEqual((done.returncode, done.stderr), (2, f"error: output: {os.strerror(errno.ENOSPC)}\n"))
 
@@ -81,7 +87,8 @@ class TwoRuns(TemporaryFolder):
         data = self.small_data()
         (self.folder / "run").mkdir()
         with locked(self.folder / "run"), locked(data):
-            self.assert_one_line(command(train.main, "--data-dir", data, "--output-dir", self.folder / "run", "--epochs", 1, *TRAIN), "another run")
+            self.assert_one_line(command(train.main, "--data-dir", data, "--output-dir", self.folder / "run",
+                                         "--epochs", 1, *TRAIN), "another run")
             self.assert_one_line(command(generate_data.main, *GENERATE, data), "another run")
         self.assertEqual([path.name for path in (self.folder / "run").iterdir()], [".lock"])
         self.assertEqual(command(generate_data.main, *GENERATE, data)[0], 0)

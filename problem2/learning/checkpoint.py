@@ -1,0 +1,69 @@
+"""The model on disk: its state dict, in which the arguments that rebuild it travel along."""
+
+import os
+from dataclasses import asdict, fields
+
+import torch
+
+from dataset import VOCAB_SIZE
+from model import ModelConfig, SortingClassifier
+from support.cli import UserError
+from support.files import read_checkpoint, write_checkpoint
+
+EXTRA = "_extra_state"  # what torch calls it
+
+
+def save_model(path, state_dict):
+    """Save a `SortingClassifier`'s state dict, on the CPU.
+
+    The model's `about` must hold `train_sha256`, the digest of the training data.
+    """
+    write_checkpoint(path,
+                     {name: value.cpu() if torch.is_tensor(value) else value for name, value in state_dict.items()})
+
+
+def load_model(path, device="cpu", remedy="train the model with python train.py"):
+    """Rebuild a model that `save_model` saved, in evaluation mode.
+
+    Returns:
+        `(model, about)`.
+
+    Raises:
+        UserError: if the file is missing, damaged, or the weights do not fit the arguments saved with them.
+    """
+    state = read_checkpoint(path, device, remedy)
+    try:
+        extra = state[EXTRA]
+        config, about = ModelConfig(**extra["config"]), extra["about"]
+        weights = {name: value for name, value in state.items() if name != EXTRA}
+        check(config, about, weights, os.path.getsize(path))
+        with torch.device("meta"):  # shapes only: nothing is allocated until the weights are known to fit
+            shapes = {name: value.to("meta") for name, value in weights.items()}
+            SortingClassifier(**asdict(config)).load_state_dict({**shapes, EXTRA: extra})
+        model = SortingClassifier(**asdict(config))
+        model.load_state_dict(state)
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[-1].strip()[:120]
+        raise UserError(f"{path} does not hold a model of this project ({reason}): {remedy}") from None
+    return model.to(device).eval(), about
+
+
+def check(config, about, weights, file_size):
+    """Raise ValueError unless this can be a model that sorts; what does not fit in shape is found by loading."""
+    if not isinstance(about, dict):
+        raise ValueError("what it says of the model has no names")
+    sizes = [getattr(config, field.name) for field in fields(config) if field.type is int]
+    if not all(type(size) is int and 0 < size <= 100_000 for size in sizes):
+        raise ValueError("a size of the model is no possible one")
+    if config.num_layers > len(weights):
+        raise ValueError("fewer weights than layers")
+    if config.vocab_size != VOCAB_SIZE or type(config.dropout) not in (int, float) or not 0 <= config.dropout < 1:
+        raise ValueError("the vocabulary or the dropout is no possible one")
+    if type(config.log_scaling) is not bool:
+        raise ValueError("the scaling of the scores is neither on nor off")
+    if type(about["train_sha256"]) is not str:
+        raise ValueError("the digest of the training data is no text")
+    if sum(value.numel() * value.element_size() for value in weights.values()) > file_size:
+        raise ValueError("the weights are larger than the file")  # as a tensor that repeats one number can claim to be
+    if not all(bool(torch.isfinite(value).all()) for value in weights.values()):
+        raise ValueError("a weight is not finite")
