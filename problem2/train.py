@@ -33,6 +33,7 @@ from support.files import locked, read_json, replacing, save_figure, write_json
 from support.runs import difference
 
 MOST_PARAMETERS = 10 ** 9
+MOST_POSITIONS = 100_000
 POSITIONS = 300  # that a model has room for, if the data have no longer sequence
 NOTES = {"none": "at chance by construction: without positions and with mean pooling the logits are the same for every "
                  "order of the values, so a sequence and its sorted copy cannot be told apart; what training accuracy "
@@ -50,7 +51,7 @@ def make_parser():
     parser.add_argument("--encoding", choices=ENCODINGS, default=None,
                         help="train this one alone, in all else as the required ones are")
     parser.add_argument("--variant", choices=VARIANTS, default=None, metavar="NAME",
-                        help="train this variant of variants.py alone (study.py --list names them)")
+                        help="train this variant of learning/variants.py alone (study.py --list names them)")
     parser.add_argument("--data-dir", type=Path, default=DATA_DIR,
                         help="folder of train.json, val.json, test.json; made if empty")
     parser.add_argument("--output-dir", type=Path, default=RESULTS_DIR, help="folder for weights, logs and curves")
@@ -58,8 +59,8 @@ def make_parser():
                         help="seed of initialisation, order and dropout")
     parser.add_argument("--device", default=None, help="cpu, cuda or mps; by default the best one present")
     parser.add_argument("--resume", action="store_true", help="go on with an interrupted command (same options)")
-    settings = parser.add_argument_group("settings", "each by default the variant's own; those of the required ones "
-                                                     "are shown")
+    settings = parser.add_argument_group(
+        "settings", "each by default the variant's own; those of the required ones are shown")
 
     def setting(option, what, **kind):
         default = getattr(VARIANTS[BASELINE], option.strip("-").replace("-", "_"))
@@ -95,8 +96,14 @@ def initial_model(seed, device="cpu", **arguments):
 
 
 def model_arguments(variant, loaders):
-    """The arguments of a variant's `SortingClassifier`; its `max_len` follows the longest sequence of the data."""
+    """The arguments of a variant's `SortingClassifier`; its `max_len` follows the longest sequence of the data.
+
+    Raises:
+        UserError: if that has more than `MOST_POSITIONS` values.
+    """
     longest = max(int(loader.dataset.lengths.max()) for loader in loaders)
+    if longest > MOST_POSITIONS:
+        raise UserError(f"the data hold a sequence of {longest:,} values, and {MOST_POSITIONS:,} are the most")
     return variant.model_arguments() | {"max_len": max(POSITIONS, longest)}
 
 
@@ -189,8 +196,8 @@ def name_stale_records(output_dir, digests):
     analysis = {path for name, digest in digests.items()
                 for path in records_of_other_weights(output_dir / "extrapolation", digest, name)}
     study = records_of_other_weights(output_dir / "study", digests[RECOMMENDED]) if RECOMMENDED in digests else []
-    remedies = {path: "python analyze.py" for path in sorted(analysis)} | {path: "python study.py --figures"
-                                                                           for path in study}
+    remedies = ({path: "python analyze.py" for path in sorted(analysis)}
+                | {path: "python study.py --figures" for path in study})
     if remedies:
         print("made from other weights than are there now: "
               + ", ".join(f"{path} (again: {remedy})" for path, remedy in remedies.items()), flush=True)

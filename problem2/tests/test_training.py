@@ -150,6 +150,8 @@ class Train(TemporaryFolder):
             self.assertEqual(load_model(self.folder / "run" / encoding / "best_model.pth")[0].config.max_len, 301)
 
     def test_what_cannot_be_trained_is_one_line(self):
+        with mock.patch.object(train, "MOST_POSITIONS", 15):
+            self.assert_one_line(self.train("run"), "the data hold a sequence of 16 values, and 15 are the most")
         self.assert_one_line(command(train.main, "--encoding", "rotary", "--data-dir", self.small_data(),
                                      "--output-dir", self.folder / "run",
                                      *SMALL, "--d-model", 6), "a model of this size cannot be made", "a head has 3")
