@@ -56,7 +56,7 @@ class Pipeline(TemporaryFolder):
         shutil.copytree(RESULTS.parent, problem, ignore=shutil.ignore_patterns("data", "results", "runs", "tests",
                                                                                "__pycache__"))
         self.run_script(problem / "generate_data.py", "--train-size", 60, "--val-size", 20, "--test-size", 20)
-        output = self.run_script(problem, "--epochs", 1)
+        output = self.run_script(problem, "--epochs", 1, "--num-samples", 4)
         self.assertIn(f"a quick look: everything goes to {problem / 'runs' / 'quick_look'}", output)
         self.assertFalse((problem / "results").exists())
         self.assertTrue((problem / "runs" / "quick_look" / "extrapolation" / "extrapolation_results.json").exists())
