@@ -14,9 +14,10 @@ from torch import nn
 from attention import KeyValueCache, MultiHeadAttention, create_causal_mask
 from dataset import PAD_TOKEN, START_TOKEN
 from positions.columns import ColumnPositions
+from positions.learned import LearnedPositions
 
 ORDERS = ("left-to-right", "right-to-left")
-POSITIONS = ("sinusoidal", "columns")
+POSITIONS = ("sinusoidal", "learned", "columns")
 
 
 @dataclass(frozen=True)
@@ -150,8 +151,8 @@ class Seq2SeqTransformer(nn.Module):
     every source token is real; `tgt_mask=None` means causal. `order` says in which order the digits of an answer are
     written: the highest first, as the data files have them, or the units first. `generate` returns answers as in the
     files either way; decoder inputs and logits are in the order of writing (`written` turns a target into it).
-    `positions` says how the model knows places: by `PositionalEncoding`, or by the columns of the addition
-        (`positions/columns.py`).
+    `positions` says how the model knows places: by `PositionalEncoding`, by trained rows, or by the columns of the
+        addition (`positions/columns.py`).
 
     Attributes:
         config: all arguments. They travel in the state dict.
@@ -172,7 +173,8 @@ class Seq2SeqTransformer(nn.Module):
                                   dropout, max_len, order, positions)
         self.vocab_size, self.about = vocab_size, {}
         self.embedding = nn.Embedding(vocab_size, d_model)
-        self.positional_encoding = PositionalEncoding(d_model, max_len) if positions == "sinusoidal" else None
+        self.positional_encoding = (PositionalEncoding(d_model, max_len) if positions == "sinusoidal" else
+                                    LearnedPositions(d_model, max_len) if positions == "learned" else None)
         self.columns = ColumnPositions(num_heads, num_encoder_layers, num_decoder_layers,
                                        order == "right-to-left") if positions == "columns" else None
         self.encoder_layers = nn.ModuleList(
@@ -204,7 +206,7 @@ class Seq2SeqTransformer(nn.Module):
         return target.gather(1, torch.where(reversed_place < 0, place, reversed_place))
 
     def embed(self, tokens, first_position=0):
-        """Tokens `[B, T]` -> embeddings, with sinusoids added if there are any, `[B, T, d_model]`."""
+        """Tokens `[B, T]` -> embeddings, with sinusoids or rows added if there are any, `[B, T, d_model]`."""
         x = self.embedding(tokens) * math.sqrt(self.config.d_model)
         if self.positional_encoding is not None:
             x = self.positional_encoding(x, first_position)

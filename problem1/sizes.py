@@ -6,91 +6,48 @@ figure is results/sizes/sizes.png.
 """
 
 import support.interrupt  # first: Ctrl-C while torch loads
-import contextlib
-import json
-import math
-import multiprocessing
-import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
+
 from itertools import product
 from pathlib import Path
-
-import torch
 
 import train
 from dataset import AdditionDataset
 from generate_data import ensure_data
-from learning.chains import problem_classes
+from learning.chains import count_right, problem_classes
 from learning.checkpoint import load_model
 from learning.exhaustive import MOST_PAIRS, check_all_pairs, count_pairs
 from learning.figures import plot_sizes
+from learning.runs import do_runs
 from model import ORDERS
-from support.cli import HERE, RESULTS_DIR, Parser, UserError, run, whole_number
+from support.cli import HERE, RESULTS_DIR, Parser, run, whole_number
 from support.digests import KEY
-from support.files import locked, read_json, replacing, rounded, save_figure
+from support.files import locked, read_json, save_figure
 
 SEEDS = {1: 5, 2: 5, 3: 5, 4: 5, 5: 3, 6: 3, 8: 3, 10: 3}  # how many for each number of digits
 CLASS_SIZE = 1000
 CLASS_SEED = 1_000_000  # of the drawing of the classes; far from those of training data
-BATCH_SIZE = 500
-
-
-def count_right(model, classes):
-    """How many problems of each class the model answers rightly, free-running: `{class: count}`."""
-    return {name: sum(int((model.generate(part, answer.size(1)) == answer).all(dim=1).sum())
-                      for part, answer in zip(source.split(BATCH_SIZE), target.split(BATCH_SIZE)))
-            for name, (source, target) in classes.items()}
+KEYS = ("digits", "order", "seed")
 
 
 def do_run(digits, order, seed, folder):
-    """Train with one seed on one core in `folder`, and measure: the run's record.
+    """Train with one seed in `folder`, and measure: the run's record.
 
     The record has the `right` answers of each class of `n` problems (see `problem_classes`) and, where all pairs can be
     tried, how many of them are wrong, `errors`, and how many `pairs` there are.
     """
-    torch.set_num_threads(1)
-    data_dir = folder / f"data_{digits}"
-    folder = folder / f"{digits}_{order}_{seed}"
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "output.txt", "a") as output, contextlib.redirect_stdout(output), \
-            contextlib.redirect_stderr(output):
-        train.main(["--data-dir", str(data_dir), "--output-dir", str(folder), "--order", order, "--seed", str(seed),
-                    "--positions", "columns", "--resume"])
-        log = read_json(folder / "training_log.json", "run python sizes.py again")
-        model, _ = load_model(folder / "best_model.pth")
-        record = {"digits": digits, "order": order, "seed": seed, KEY: log[KEY], "training": log["training"],
-                  "data_sha256": log["data_sha256"]["train"], "best_epoch": log["best_epoch"],
-                  "seconds": sum(epoch["seconds"] for epoch in log["epochs"]),
-                  "test_exact_match": log["test"]["exact_match"],
-                  "n": CLASS_SIZE,
-                  "right": count_right(model, problem_classes(digits, CLASS_SIZE, CLASS_SEED + digits))}
-        if count_pairs(digits) <= MOST_PAIRS:
-            every = check_all_pairs(model, digits, AdditionDataset(data_dir / "train.json").inputs)
-            record |= {"pairs": every["pairs"], "errors": every["errors"]}
+    data_dir = folder.parent / f"data_{digits}"
+    train.main(["--data-dir", str(data_dir), "--output-dir", str(folder), "--order", order, "--seed", str(seed),
+                "--positions", "columns", "--resume"])
+    log = read_json(folder / "training_log.json", "run python sizes.py again")
+    model, _ = load_model(folder / "best_model.pth")
+    record = {"digits": digits, "order": order, "seed": seed, KEY: log[KEY], "training": log["training"],
+              "data_sha256": log["data_sha256"]["train"], "best_epoch": log["best_epoch"],
+              "seconds": sum(epoch["seconds"] for epoch in log["epochs"]), "n": CLASS_SIZE,
+              "right": count_right(model, problem_classes(digits, CLASS_SIZE, CLASS_SEED + digits))}
+    if count_pairs(digits) <= MOST_PAIRS:
+        every = check_all_pairs(model, digits, AdditionDataset(data_dir / "train.json").inputs)
+        record |= {"pairs": every["pairs"], "errors": every["errors"]}
     return record
-
-
-def read_runs(path):
-    """The records in the file, `{(digits, order, seed): record}`; none if there is no file.
-
-    Raises:
-        UserError: if a line is no record.
-    """
-    records = {}
-    for number, line in enumerate(path.read_text().splitlines() if path.exists() else (), 1):
-        try:
-            record = json.loads(line)
-            records[record["digits"], record["order"], record["seed"]] = record
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path}, line {number}, is no record of a run ({error}): move the file away") from None
-    return dict(sorted(records.items()))
-
-
-def add_run(path, record):
-    """Write the file anew with one more line."""
-    lines = [json.dumps(each) for each in (*read_runs(path).values(), rounded(record))]
-    with replacing(path) as file:
-        file.write(("\n".join(lines) + "\n").encode())
 
 
 def summary(records):
@@ -118,32 +75,16 @@ def main(arguments=None):
     parser.add_argument("--output-dir", type=Path, default=RESULTS_DIR / "sizes",
                         help="folder of runs.jsonl and figure")
     args = parser.parse_args(arguments)
-    path, scratch = args.output_dir / "runs.jsonl", HERE / "runs" / "sizes"
+    scratch = HERE / "runs" / "sizes"
     with locked(args.output_dir):
-        done = read_runs(path)
-        todo = [(digits, order, seed) for digits in args.digits for order in args.orders
-                for seed in dict.fromkeys(args.seeds or range(SEEDS[digits])) if (digits, order, seed) not in done]
-        for digits in {digits for digits, *_ in todo}:
+        for digits in args.digits:
             ensure_data(scratch / f"data_{digits}", digits)
-        print(f"{len(todo)} runs to do, {args.workers} at a time", flush=True)
-        start, limit = time.monotonic(), math.inf if args.minutes is None else 60 * args.minutes
-        waiting, running = list(todo), {}
-        with ProcessPoolExecutor(args.workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-            while running or (waiting and time.monotonic() - start < limit):
-                while waiting and len(running) < args.workers and time.monotonic() - start < limit:
-                    key = waiting.pop(0)
-                    running[pool.submit(do_run, *key, scratch)] = key
-                finished = next(as_completed(running))
-                digits, order, seed = running.pop(finished)
-                add_run(path, finished.result())
-                print(f"{digits} digits, {order}, seed {seed}: {finished.result()['seconds']:.0f} s; "
-                      f"{len(todo) - len(waiting) - len(running)} of {len(todo)} done", flush=True)
-        records = list(read_runs(path).values())
+        todo = [(digits, order, seed) for digits in args.digits for order in args.orders
+                for seed in args.seeds or range(SEEDS[digits])]
+        records = do_runs(do_run, todo, scratch, args.output_dir / "runs.jsonl", KEYS, args.workers, args.minutes)
         if records:
             save_figure(args.output_dir / "sizes.png", plot_sizes(records))
     print(summary(records))
-    if waiting:
-        print(f"{len(waiting)} runs were not started in {args.minutes} minutes: run the same command again for them")
 
 
 if __name__ == "__main__":

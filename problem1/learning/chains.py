@@ -11,6 +11,7 @@ import torch
 from dataset import PLUS_TOKEN
 
 NINES = "all columns sum to 9"
+BATCH_SIZE = 500
 
 
 def encode_digits(a, b):
@@ -83,3 +84,10 @@ def problem_classes(n, count, seed):
              **{f"chain {length}": draw_chain(n, length, count, generator) for length in range(n + 1)},
              NINES: draw_nines(n, count, generator)}
     return {name: encode_digits(*digits) for name, digits in drawn.items()}
+
+
+def count_right(model, classes):
+    """How many problems of each class the model answers rightly, free-running: `{class: count}`."""
+    return {name: sum(int((model.generate(part, answer.size(1)) == answer).all(dim=1).sum())
+                      for part, answer in zip(source.split(BATCH_SIZE), target.split(BATCH_SIZE)))
+            for name, (source, target) in classes.items()}

@@ -3,7 +3,7 @@
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from support.plots import BLUE, GREEN, GREY, ORANGE
+from support.plots import BLUE, GREEN, GREY, ORANGE, SKY
 
 
 def plot_training_curves(log):
@@ -64,4 +64,31 @@ def plot_sizes(records):
     panels[0].set_ylabel("share right (mean and range of the seeds)")
     handles = dict(zip(*reversed(panels[-1].get_legend_handles_labels())))
     figure.legend(handles.values(), handles.keys(), title="digits", loc="outside right upper")
+    return figure
+
+
+def plot_lengths(records):
+    """Share right against the number of digits, on random problems and the two extreme classes; a dot a seed.
+
+    Args:
+        records: those of lengths.py.
+    """
+    kinds = list(dict.fromkeys(record["positions"] for record in records))
+    names = list(records[0]["right"][0]["right"])
+    figure = Figure(figsize=(3.6 * len(names) + 1.4, 3.8), layout="constrained")
+    panels = figure.subplots(1, len(names), sharey=True)
+    for axes, name in zip(panels, names):
+        axes.axvspan(1, max(records[0]["trained_digits"]), color=SKY, alpha=0.2, label="trained")
+        for positions, colour, marker in zip(kinds, (BLUE, ORANGE, GREEN), "osD"):
+            curves = [[(test["digits"], test["right"][name] / record["n"]) for test in record["right"]]
+                      for record in records if record["positions"] == positions]
+            for curve in curves:
+                axes.plot(*zip(*curve), marker, color=colour, markersize=4, alpha=0.5)
+            digits = [x for x, _ in curves[0]]
+            axes.plot(digits, [sum(share) / len(share) for share in zip(*([y for _, y in curve] for curve in curves))],
+                      color=colour, label=f"{positions}, mean of {len(curves)} seeds")
+        axes.set(title=name, xlabel="digits of each number", ylim=(-0.03, 1.03))
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("share right (a dot: one seed)")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
     return figure

@@ -12,6 +12,7 @@ from dataset import (PAD_TOKEN, START_TOKEN, VOCAB_SIZE, AdditionDataset, create
                      padding_mask, shift_right)
 from model import ORDERS, DecoderCache, DecoderLayer, EncoderLayer, FeedForward, PositionalEncoding, Seq2SeqTransformer
 from positions.columns import ColumnBias, digits, source_columns
+from positions.learned import LearnedPositions
 
 TOLERANCE = dict(rtol=0, atol=1e-12)
 
@@ -75,6 +76,15 @@ class Parts(unittest.TestCase):
         self.assertEqual(PositionalEncoding(5, 4)(torch.zeros(2, 4, 5)).shape, (2, 4, 5))
         with self.assertRaisesRegex(ValueError, "max_len"):
             PositionalEncoding(6, 4)(torch.zeros(1, 5, 6))
+
+    def test_learned_positions_are_the_rows(self):
+        positions = LearnedPositions(4, 5)
+        x = torch.randn(2, 3, 4)
+        self.assertTrue(torch.equal(positions(x, 2), x + positions.rows[2:5]))
+        with self.assertRaisesRegex(ValueError, "max_len"):
+            positions(x, 3)
+        before = small_model(positions="learned")(*problems())
+        self.assertGreater((before - small_model(positions="columns")(*problems())).abs().max(), 1e-4)
 
     def test_feed_forward_acts_on_each_position_alone(self):
         torch.manual_seed(0)

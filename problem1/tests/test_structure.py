@@ -6,7 +6,7 @@ from pathlib import Path
 
 HOME = Path(__file__).resolve().parent.parent
 HANDOUT = {"attention", "model", "dataset", "generate_data", "train", "analyze", "inference"}
-COMMANDS = {"generate_data", "train", "analyze", "inference", "seeds", "sizes", "benchmark", "__main__"}
+COMMANDS = {"generate_data", "train", "analyze", "inference", "seeds", "sizes", "lengths", "benchmark", "__main__"}
 # A room or module may import those below it, and modules of its own room.
 FLOORS = [COMMANDS, {"heads", "speed"}, {"learning"}, {"model"}, {"attention", "positions"}, {"dataset"}, {"support"}]
 
