@@ -2,11 +2,14 @@
 
 import argparse
 import os
+import signal
 import sys
 import time
 from pathlib import Path
 
 import torch
+
+from support import interrupt
 
 HERE = Path(__file__).resolve().parent.parent
 DATA_DIR = HERE / "data"
@@ -19,6 +22,8 @@ class UserError(Exception):
 
 def run(main):
     """Run a command's `main()` and exit with its status; an error the user can mend is one line, not a traceback."""
+    if signal.getsignal(signal.SIGINT) is interrupt.end:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in ("stdin", "stdout", "stderr"):  # a stream that the caller closed is None
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))
