@@ -39,4 +39,5 @@ def main(arguments=None):
     inference.main(["--model-path", str(folder / "best_model.pth")])
 
 
-run(main)
+if __name__ == "__main__":
+    run(main)

@@ -36,4 +36,5 @@ def main(arguments=None):
     inference.main(["--results-dir", str(output_dir)])
 
 
-run(main)
+if __name__ == "__main__":
+    run(main)

@@ -49,6 +49,15 @@ def copy_of_the_code(folder):
                            ignore=shutil.ignore_patterns("data", "results", "runs", "tests", "__pycache__"))
 
 
+def without_pictures(module):
+    """A patch with which a command draws its figures and saves a few bytes in the place of each: saving takes
+    longest."""
+    def save(path, figure):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"picture")
+    return mock.patch.object(module, "save_figure", save)
+
+
 class TemporaryFolder(unittest.TestCase):
     """A test with an empty folder of its own, `self.folder`."""
 

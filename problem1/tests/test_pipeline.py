@@ -2,10 +2,16 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
+from unittest import mock
 
-from tests.helpers import TemporaryFolder, copy_of_the_code
+import analyze
+import inference
+import train
+
+from tests.helpers import RESULTS, TemporaryFolder, command, copy_of_the_code
 
 
 class Pipeline(TemporaryFolder):
@@ -27,13 +33,32 @@ class Pipeline(TemporaryFolder):
         self.assertEqual(sorted(path.name for path in (problem / "results").glob("[!.]*")),
                          ["attention_patterns", "best_model.pth", "training_curves.png", "training_log.json"])
         self.assertIn("20 test problems", self.run_script(problem / "inference.py"))
-        before = {path: path.read_bytes() for path in (problem / "results").rglob("*") if path.is_file()}
-        output = self.run_script(problem, "--epochs", 1, "--resume")
-        self.assertIn(f"a quick look, 1 of 22 epochs: weights and results go to {problem / 'runs' / 'quick_look'}",
-                      output)
-        self.assertIn("20 test problems", output)
-        self.assertTrue((problem / "runs" / "quick_look" / "best_model.pth").exists())
-        self.assertEqual({path: path.read_bytes() for path in (problem / "results").rglob("*") if path.is_file()},
-                         before)
         self.assertEqual(json.loads((problem / "results" / "training_log.json").read_text())["num_digits"], 1)
         self.assertRegex(self.run_script(problem / "inference.py", "3+4"), r"^3 \+ 4 = ")
+
+
+class Whole(TemporaryFolder):
+    def calls(self, *arguments):
+        """What `python problem1` with these arguments calls: the arguments of train, analyze and inference, and its
+        output."""
+        main = runpy.run_path(str(RESULTS.parent / "__main__.py"))["main"]
+        with mock.patch.object(train, "main") as first, mock.patch.object(analyze, "main") as second, \
+                mock.patch.object(inference, "main") as third:
+            status, output, errors = command(main, *arguments)
+        self.assertEqual((status, errors), (0, ""))
+        return [" ".join(each.call_args.args[0]) for each in (first, second, third)], output
+
+    def test_a_quick_look_leaves_the_committed_results_alone(self):
+        quick = RESULTS.parent / "runs" / "quick_look"
+        calls, output = self.calls("--epochs", 1, "--resume")
+        self.assertEqual(calls,
+                         [f"--epochs 1 --output-dir {quick} --resume", f"--results-dir {quick} --num-samples 200",
+                                 f"--model-path {quick / 'best_model.pth'}"])
+        self.assertIn(f"a quick look, 1 of 22 epochs: weights and results go to {quick}", output)
+        self.assertEqual(self.calls("--epochs", 1, "--num-samples", 9, "--output-dir", "x")[0],
+                         ["--epochs 1 --output-dir x", "--results-dir x --num-samples 9",
+                          "--model-path x/best_model.pth"])
+
+    def test_by_default_the_results_are_made_anew(self):
+        self.assertEqual(self.calls()[0], [f"--epochs 22 --output-dir {RESULTS}", f"--results-dir {RESULTS}",
+                                           f"--model-path {RESULTS / 'best_model.pth'}"])

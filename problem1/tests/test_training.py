@@ -17,7 +17,7 @@ from learning.loop import TrainingConfig, learning_rate
 from model import Seq2SeqTransformer
 from support.digests import weights_digest
 from support.files import replacing
-from tests.helpers import TemporaryFolder, command
+from tests.helpers import TemporaryFolder, command, without_pictures
 
 SMALL = ("--d-model", 16, "--num-heads", 2, "--num-layers", 1, "--d-ff", 16, "--batch-size", 8, "--dropout", 0.1,
          "--device", "cpu")
@@ -73,6 +73,12 @@ class Optimizer(TemporaryFolder):
 
 
 class Train(TemporaryFolder):
+    def setUp(self):
+        super().setUp()
+        pictures = without_pictures(train)
+        pictures.start()
+        self.addCleanup(pictures.stop)
+
     def train(self, name, *options, epochs=4, sizes=(40, 20, 20)):
         return command(train.main, "--data-dir", self.small_data(sizes=sizes), "--output-dir", self.folder / name,
                        "--epochs",

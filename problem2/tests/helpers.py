@@ -39,6 +39,15 @@ def record_robustness(part, record):
                           | {"environment": {"python": platform.python_version(), "torch": str(torch.__version__)}}})
 
 
+def without_pictures(module):
+    """A patch with which a command draws its figures and saves a few bytes in the place of each: saving takes
+    longest."""
+    def save(path, figure):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"picture")
+    return mock.patch.object(module, "save_figure", save)
+
+
 class TemporaryFolder(unittest.TestCase):
     """A test with an empty folder of its own, `self.folder`."""
 

@@ -2,11 +2,16 @@
 
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
+from unittest import mock
 
-from tests.helpers import RESULTS, TemporaryFolder
+import analyze
+import inference
+import train
+from tests.helpers import RESULTS, TemporaryFolder, command
 
 
 class Pipeline(TemporaryFolder):
@@ -51,18 +56,28 @@ class Pipeline(TemporaryFolder):
         self.assertEqual(self.run_script(problem / "starter_kit.py", self.folder).splitlines(),
                          ["accuracy True", "weights [(2, 32, 32), (2, 32, 32)]", "encoding (20, 16)", "silenced True"])
 
-    def test_a_quick_look_leaves_the_results_alone_and_goes_on_after_an_interruption(self):
-        problem = self.folder / "problem2"
-        shutil.copytree(RESULTS.parent, problem, ignore=shutil.ignore_patterns("data", "results", "runs", "tests",
-                                                                               "__pycache__"))
-        self.run_script(problem / "generate_data.py", "--train-size", 60, "--val-size", 20, "--test-size", 20)
-        output = self.run_script(problem, "--epochs", 1, "--num-samples", 4)
-        self.assertIn(f"a quick look: everything goes to {problem / 'runs' / 'quick_look'}", output)
-        self.assertFalse((problem / "results").exists())
-        self.assertTrue((problem / "runs" / "quick_look" / "extrapolation" / "extrapolation_results.json").exists())
-        self.assertEqual(self.run_script(problem, "--epochs", 1, "--resume", "--num-samples",
-                                         4).count("finished already"), 4)
-        self.run_script(problem, "--epochs", 1, "--output-dir", self.folder / "elsewhere", "--num-samples", 4)
-        accuracy = json.loads((self.folder / "elsewhere" / "extrapolation" / "extrapolation_results.json").read_text())[
-            "accuracy"]
-        self.assertEqual({entry["n"] for entry in accuracy}, {4})
+
+class Whole(TemporaryFolder):
+    def calls(self, *arguments):
+        """What `python problem2` with these arguments calls: the arguments of train, analyze and inference, and its
+        output."""
+        main = runpy.run_path(str(RESULTS.parent / "__main__.py"))["main"]
+        with mock.patch.object(train, "main") as first, mock.patch.object(analyze, "main") as second, \
+                mock.patch.object(inference, "main") as third:
+            status, output, errors = command(main, *arguments)
+        self.assertEqual((status, errors), (0, ""))
+        return [" ".join(each.call_args.args[0]) for each in (first, second, third)], output
+
+    def test_a_quick_look_leaves_the_committed_results_alone(self):
+        quick = RESULTS.parent / "runs" / "quick_look"
+        calls, output = self.calls("--epochs", 1, "--resume")
+        self.assertEqual(calls,
+                         [f"--output-dir {quick} --epochs 1 --resume", f"--results-dir {quick} --num-samples 200",
+                                 f"--results-dir {quick}"])
+        self.assertIn(f"a quick look: everything goes to {quick}", output)
+        self.assertEqual(self.calls("--epochs", 1, "--num-samples", 4, "--output-dir", "x")[0],
+                         ["--output-dir x --epochs 1", "--results-dir x --num-samples 4", "--results-dir x"])
+
+    def test_by_default_the_results_are_made_anew(self):
+        self.assertEqual(self.calls()[0], [f"--output-dir {RESULTS}", f"--results-dir {RESULTS}",
+                                           f"--results-dir {RESULTS}"])

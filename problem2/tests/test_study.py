@@ -18,7 +18,7 @@ from learning.loop import TrainingConfig
 from learning.variants import RECOMMENDED, VARIANTS, Variant
 from model import create_model
 from positional_encoding import ENCODINGS, REQUIRED
-from tests.helpers import Oracle, TemporaryFolder, command
+from tests.helpers import Oracle, TemporaryFolder, command, without_pictures
 
 TINY = dict(d_model=16, num_heads=2, num_layers=1, d_ff=16, epochs=1)
 
@@ -172,7 +172,8 @@ class Study(TemporaryFolder):
         names = ("root", "child", RECOMMENDED)
         with mock.patch.multiple(study, NEGATIVES=("swap", "one_inversion"), CELLS=("root", "child"), LEARNED=("root",),
                                  COMPARED=names, SCALING=names), \
-                mock.patch.object(measures, "LONGEST", {300: 4}), mock.patch.object(verification, "VALUES", 4):
+                mock.patch.object(measures, "LONGEST", {300: 4}), mock.patch.object(verification, "VALUES", 4), \
+                without_pictures(study):
             status, _, errors = self.study("--figures", "--results-dir", self.folder, "--output-dir",
                                            self.folder / "out")
         self.assertEqual((status, errors), (0, ""))

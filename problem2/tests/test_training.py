@@ -17,7 +17,7 @@ from model import create_model
 from positional_encoding import REQUIRED, LearnedPositionalEncoding
 from support.digests import weights_digest
 from support.files import replacing, write_json
-from tests.helpers import TemporaryFolder, command
+from tests.helpers import TemporaryFolder, command, without_pictures
 
 SMALL = ("--d-model", 16, "--num-heads", 2, "--num-layers", 1, "--d-ff", 16, "--batch-size", 8, "--dropout", 0.1,
          "--device", "cpu")
@@ -46,6 +46,12 @@ class Optimizer(TemporaryFolder):
 
 
 class Train(TemporaryFolder):
+    def setUp(self):
+        super().setUp()
+        pictures = without_pictures(train)
+        pictures.start()
+        self.addCleanup(pictures.stop)
+
     def train(self, name, *options, epochs=4):
         return command(train.main, "--encoding", "learned", "--data-dir", self.small_data(), "--output-dir",
                        self.folder / name, "--epochs", epochs, *SMALL, *options)
