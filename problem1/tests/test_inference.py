@@ -202,6 +202,11 @@ class Checkpoints(TemporaryFolder):
             self.assertFalse((self.folder / "ran").exists())
 
 
+def hear_interrupts():
+    """For a child process: what a shell starts in the background is deaf to Ctrl-C, and its children are too."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Script(TemporaryFolder):
     def test_from_another_folder_and_into_a_closed_pipe(self):
         script = RESULTS.parent / "inference.py"
@@ -234,7 +239,7 @@ class Script(TemporaryFolder):
                        "benchmark.py", ""):
             with self.subTest(script), \
                     subprocess.Popen([sys.executable, RESULTS.parent / script], stdout=subprocess.PIPE,
-                                     stderr=subprocess.PIPE, text=True,
+                                     stderr=subprocess.PIPE, text=True, preexec_fn=hear_interrupts,
                                      env=os.environ | {"PYTHONPATH": str(self.folder)}) as process:
                 self.assertEqual(process.stdout.readline(), "loading\n")
                 process.send_signal(signal.SIGINT)
@@ -242,7 +247,8 @@ class Script(TemporaryFolder):
 
     def test_a_program_that_imports_a_command_keeps_its_own_way_with_interrupts(self):
         code = "import signal, train; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
-        done = subprocess.run([sys.executable, "-c", code], cwd=RESULTS.parent, capture_output=True, text=True)
+        done = subprocess.run([sys.executable, "-c", code], cwd=RESULTS.parent, capture_output=True, text=True,
+                              preexec_fn=hear_interrupts)
         self.assertEqual((done.stdout, done.stderr), ("True\n", ""))
 
     def test_closed_streams(self):

@@ -168,6 +168,11 @@ class Checkpoints(TemporaryFolder):
             self.assertFalse((self.folder / "ran").exists())
 
 
+def hear_interrupts():
+    """For a child process: what a shell starts in the background is deaf to Ctrl-C, and its children are too."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Script(TemporaryFolder):
     def test_lines_are_answered_as_they_arrive(self):
         with subprocess.Popen([sys.executable, RESULTS.parent / "inference.py", "--stdin"], stdin=subprocess.PIPE,
@@ -189,7 +194,8 @@ class Script(TemporaryFolder):
                        "seeds.py", "study.py", "benchmark.py", ""):
             with subprocess.Popen([sys.executable, RESULTS.parent / script],
                                   env=os.environ | {"PYTHONPATH": str(self.folder)},
-                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
+                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                  preexec_fn=hear_interrupts) as run:
                 self.assertEqual(run.stdout.readline(), b"loading\n")
                 run.send_signal(signal.SIGINT)
                 self.assertEqual((script, run.stderr.read()), (script, b"error: interrupted\n"))
