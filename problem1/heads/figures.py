@@ -271,7 +271,7 @@ def plot_route(sets, mean_weights, source, target):
         axes.set_xticks(list(places.values()), labels=list(places), rotation=45)
         axes.set_yticks(range(len(levels)), labels=levels)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle("Sites that carry information about the carry (red, with the heads' numbers) and what their heads "
+    figure.suptitle("Sites that hold the carry (red, with the heads' numbers) and what their heads "
                     "read (blue, width: mean attention)")
     return figure
 
