@@ -1,6 +1,7 @@
 """Show where the attention heads look, measure what each is worth, and trace how they pass on a carry.
 
-Writes pictures to results/attention_patterns/ and records with figures to results/head_analysis/.
+Writes pictures to results/attention_patterns/ and records with figures to results/head_analysis/; for the model that
+writes right to left, to these folders in results/right_to_left/.
 """
 
 import support.interrupt  # first: Ctrl-C while torch loads
@@ -23,8 +24,9 @@ from heads.sites import KINDS, Site, kind_of
 from heads.study import check_pruned, choose_problems, study_ablation, study_carry, study_pruning
 from inference import parse_problem
 from learning.carries import carry_pattern, cascade_length
-from learning.checkpoint import load_model
-from support.cli import DATA_DIR, HERE, RESULTS_DIR, Parser, UserError, choose_device, run, whole_number
+from learning.checkpoint import load_model, results_of, runs_of
+from model import ORDERS
+from support.cli import DATA_DIR, Parser, UserError, choose_device, run, whole_number
 from support.digests import KEY, file_digest, records_of_other_weights, weights_digest
 from support.files import locked, save_figure, write_json
 
@@ -38,10 +40,12 @@ def make_parser():
     parser.add_argument("--seeds", type=whole_number(0), nargs="+", default=None,
                         help="repeat the study on the models of these training seeds, which python seeds.py leaves in "
                              "runs/, and compare them")
+    parser.add_argument("--order", choices=ORDERS, default=ORDERS[0], help="the order in which the model writes")
     parser.add_argument("--model-path", type=Path, default=None,
                         help="the trained model (default: best_model.pth in --results-dir)")
     parser.add_argument("--data-dir", type=Path, default=DATA_DIR, help="folder of the problems; made if empty")
-    parser.add_argument("--results-dir", type=Path, default=RESULTS_DIR, help="folder of the trained model")
+    parser.add_argument("--results-dir", type=Path, default=None,
+                        help="folder of the trained model (default: results/, or results/right_to_left/)")
     parser.add_argument("--output-dir", type=Path, default=None,
                         help="folder for pictures and records (default: --results-dir)")
     parser.add_argument("--batch-size", type=whole_number(1), default=512, help="problems in one pass")
@@ -109,14 +113,15 @@ def compare_seeds(seeds, args, device):
     folder = (args.output_dir or args.results_dir) / "head_analysis"
     records = []
     for seed in seeds:
-        model, about = load_model(HERE / "runs" / f"seed_{seed}" / "best_model.pth", device,
-                                  remedy=f"python seeds.py --seeds {seed}")
+        model, about = load_model(runs_of(args.order) / f"seed_{seed}" / "best_model.pth", device,
+                                  remedy=f"run python seeds.py --order {args.order} --seeds {seed}")
         sets = load_sets(args, about)
         num_digits = about["num_digits"]
-        test, scored, stratified = (Examination(model, *problems, args.batch_size)
-                                    for problems in (sets.test, sets.scored, sets.stratified))
+        test, choosing, reporting, stratified = (
+            Examination(model, *problems, args.batch_size)
+            for problems in (sets.test, sets.choosing, sets.reporting, sets.stratified))
         ablation, importance = study_ablation(test, stratified, num_digits)
-        pruning = study_pruning(scored, stratified, importance, random_draws=0)
+        pruning = study_pruning(choosing, reporting, stratified, importance, random_draws=0)
         carry = study_carry(model, sets, num_digits, args.batch_size, args.num_samples)
         records.append({"seed": seed, KEY: weights_digest(model.state_dict()), "baseline": ablation["baseline"],
                         "verdicts": ablation["verdicts"],
@@ -180,8 +185,9 @@ def analyze(args, device):
     save("patterns", {"heads": patterns})
     done(f"attention maps in {pictures}")
 
-    test, scored, stratified = (Examination(model, *problems, args.batch_size)
-                                for problems in (sets.test, sets.scored, sets.stratified))
+    test, choosing, reporting, stratified = (
+        Examination(model, *problems, args.batch_size)
+        for problems in (sets.test, sets.choosing, sets.reporting, sets.stratified))
     exact_match = test.clean.matches.float().mean().item()
     if exact_match < LEAST_JUDGED:
         print(f"the model answers {exact_match:.2%} of the test problems right: the heads of one that does not add are "
@@ -199,17 +205,18 @@ def analyze(args, device):
     draw("rank_correlation", plot_rank_correlation(importance["rank_correlation"]))
     done(f"ablation: {count(ablation['verdicts'])}")
 
-    pruning = study_pruning(scored, stratified, importance)
-    pruning["subsets"] = measure_subsets(stratified, scored,
+    pruning = study_pruning(choosing, reporting, stratified, importance)
+    pruning["subsets"] = measure_subsets(stratified, reporting,
                                          save=lambda subsets: save("pruning", pruning | {"subsets": subsets}))
     draw("pruning", plot_pruning(pruning["orders"], pruning["subsets"]))
-    done(f"pruning: greedy removal of {pruning['orders'][0]['prunable_1_point']} of {pruning['heads']} heads costs "
-         "less than a point")
+    greedy = pruning["orders"][0]
+    lost = greedy["exact_match"][0] - greedy["exact_match"][greedy["prunable_1_point"]]
+    done(f"pruning: greedy removal of {greedy['prunable_1_point']} of {pruning['heads']} heads, chosen on one half of "
+         f"the test problems, costs {lost:.2%} on the other")
 
     pairs = measure_pairs(stratified)
     save("pairs", {"pairs": pairs})
-    done(f"pairs of heads: {sum(record['excess']['interval'][0] > 0 for record in pairs)} cost more together than "
-         "apart")
+    done(f"pairs of heads: {sum(record['backup'] for record in pairs)} of {len(pairs)} cost more together than apart")
 
     carry = study_carry(model, sets, num_digits, args.batch_size, args.num_samples, save=partial(save, "carry"))
     save("carry", carry)
@@ -242,6 +249,7 @@ def say_what_is_stale(folder, digest):
 
 def main(arguments=None):
     args = make_parser().parse_args(arguments)
+    args.results_dir = args.results_dir or results_of(args.order)
     device = choose_device(args.device)
     with locked(args.output_dir or args.results_dir):
         compare_seeds(args.seeds, args, device) if args.seeds else analyze(args, device)

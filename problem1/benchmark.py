@@ -20,11 +20,12 @@ from dataset import VOCAB_SIZE, collate_fn, create_dataloaders, encode_problems,
 from generate_data import generate
 from learning.exhaustive import BATCH_SIZE, all_pairs, answers, predict
 from learning.loop import TrainingConfig, make_optimizer, train_epoch
+from learning.runs import read_runs
 from model import Seq2SeqTransformer
 from speed.measuring import compare, fitted_exponent, peak_memory, products_alone, time_to_quality, times_in_turn
 from speed.references import PyTorchTransformer, generate_uncached
 from support.cli import RESULTS_DIR, Parser, Progress, run, whole_number
-from support.files import locked, read_json, save_figure, write_json
+from support.files import locked, save_figure, write_json
 from support.plots import plot_benchmark
 
 LENGTHS = (16, 64, 256, 512, 1024, 2048)
@@ -166,8 +167,7 @@ def measure_growth(rounds, what, sizes):
 
 def measure_time_to_quality(path):
     """Time to validation exact match from the records of seeds.py; nothing if there are none with their curves."""
-    records = read_json(path, "run python seeds.py") if path.exists() else []
-    curves = [record["val_curve"] for record in records if record["seed"] < 5 and "val_curve" in record]
+    curves = [record["val_curve"] for record in read_runs(path, ("seed",)).values() if record["seed"] < 5]
     return [{"section": "time to quality", "measure": "exact match on validation", **record}
             for record in time_to_quality(curves, THRESHOLDS)] if curves else []
 
@@ -186,7 +186,7 @@ def main(arguments=None):
                                                         for length in lengths]
              + [lambda: measure_input_pipeline(rounds), lambda: measure_decoding(rounds)]
              + [lambda what=what, sizes=sizes: [measure_growth(rounds, what, sizes)] for what, sizes in growth.items()]
-             + [lambda: measure_time_to_quality(RESULTS_DIR / "seeds.json")])
+             + [lambda: measure_time_to_quality(RESULTS_DIR / "seeds.jsonl")])
     with locked(args.output_dir):
         records, progress = [], Progress("parts", len(parts), seconds=1)
         for done, part in enumerate(parts, 1):

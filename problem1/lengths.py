@@ -30,8 +30,6 @@ HELD_OUT = {1: 11, 2: 497, 3: 497, 4: 497, 5: 498}  # digits: validation problem
 TESTED = (5, 6, 8, 10, 15, 20, 30, 40)
 TEST_SIZE = 1000
 TEST_SEED = 2_000_000
-EPOCHS = 12
-BATCH_SIZE = 128
 KEYS = ("positions", "seed")
 
 
@@ -79,14 +77,13 @@ def do_run(positions, seed, folder):
     data = folder.parent / "data"
     train_sets, val_sets = ([AdditionDataset(data / f"{split}_{digits}.json") for digits in TRAINED]
                             for split in ("train", "val"))
-    config = TrainingConfig(epochs=EPOCHS, batch_size=BATCH_SIZE, seed=seed)
+    config = TrainingConfig(seed=seed)
     torch.manual_seed(seed * 1_000_000)
     model = Seq2SeqTransformer(get_vocab_size(), dropout=0.0, order="right-to-left", positions=positions)
     log = {"num_digits": max(TRAINED), "model": asdict(model.config), "environment": environment("cpu"),
            "data_sha256": {"train": file_digest(data / f"train_{max(TRAINED)}.json")}}
-    log = fit(model, MixedBatches(train_sets, BATCH_SIZE, True), MixedBatches(val_sets, 500, False), config, log,
-              folder,
-              (folder / "resume.pth").exists())
+    log = fit(model, MixedBatches(train_sets, config.batch_size, True), MixedBatches(val_sets, 500, False), config, log,
+              folder, (folder / "resume.pth").exists())
     model, _ = load_model(folder / "best_model.pth")
     return {"positions": positions, "seed": seed, KEY: weights_digest(model.state_dict()), "training": log["training"],
             "trained_digits": list(TRAINED), "best_epoch": log["best_epoch"],

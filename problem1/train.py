@@ -1,4 +1,5 @@
-"""Train the addition transformer; the model of the best validation epoch is left in results/best_model.pth."""
+"""Train the addition transformer; the model of the best validation epoch is left in results/best_model.pth, or in
+results/right_to_left/ if it writes in that order."""
 
 import support.interrupt  # first: Ctrl-C while torch loads
 
@@ -13,13 +14,13 @@ import torch
 
 from dataset import SPLITS, create_dataloaders, get_vocab_size
 from generate_data import ensure_data
-from learning.checkpoint import load_model
+from learning.checkpoint import load_model, results_of
 from learning.evaluation import evaluate
 from learning.figures import plot_training_curves
 from learning.loop import TrainingConfig, fit, is_finished
 from model import ORDERS, POSITIONS, Seq2SeqTransformer
-from support.cli import (DATA_DIR, RESULTS_DIR, Parser, UserError, choose_device, number_from_zero, positive_number,
-                         run, share, whole_number)
+from support.cli import (DATA_DIR, Parser, UserError, choose_device, number_from_zero, positive_number, run, share,
+                         whole_number)
 from support.digests import KEY, file_digest, records_of_other_weights, weights_digest
 from support.files import locked, save_figure, write_json
 
@@ -39,7 +40,8 @@ def make_parser():
     parser = Parser(description=__doc__)
     parser.add_argument("--data-dir", type=Path, default=DATA_DIR,
                         help="folder of train.json, val.json, test.json; made if empty")
-    parser.add_argument("--output-dir", type=Path, default=RESULTS_DIR, help="folder for weights, log and curves")
+    parser.add_argument("--output-dir", type=Path, default=None,
+                        help="folder for weights, log and curves (default: results/, or results/right_to_left/)")
     parser.add_argument("--epochs", type=whole_number(1), default=default.epochs,
                         help="passes over the training problems")
     parser.add_argument("--batch-size", type=whole_number(1), default=default.batch_size, help="problems a step")
@@ -89,6 +91,7 @@ def make_model(args, num_digits, device):
 def main(arguments=None):
     start = time.perf_counter()
     args = make_parser().parse_args(arguments)
+    args.output_dir = args.output_dir or results_of(args.order)
     device = choose_device(args.device)
     ensure_data(args.data_dir)
     config = TrainingConfig(epochs=args.epochs, batch_size=args.batch_size, lr=args.lr, seed=args.seed,

@@ -3,7 +3,8 @@
 Shapes in comments: N problems, H heads, T digits of the sum, D width of one head.
 """
 
-from itertools import combinations
+from itertools import combinations, product
+from math import comb
 
 import torch
 
@@ -16,21 +17,23 @@ from learning.evaluation import wilson_interval
 from support.cli import Progress
 
 METHODS = ("zero", "mean", "resample")
+DRAWS = 16  # of other problems, when outputs are resampled
+BACKUP_LEVEL = 0.05  # chance of calling any pair of heads a backup wrongly
 
 
-def replacements(examination, seed=0):
-    """What takes a head's output in each method of ablation: `{method: {block: [N or 1, H, T, D]}, or None for zeros}`.
+def replacements(examination, method, block):
+    """What takes the outputs `[N, H, T, D]` of a block in a method of ablation: a list, one entry a draw.
 
-    zero: nothing. mean: the mean over the problems, at each position. resample: the output in another problem of the
-    set, drawn at random (a derangement by rotation of a random order, so that none keeps its own).
+    zero: nothing (None). mean: the mean over the problems, at each position. resample: the outputs in other problems of
+    the set, `DRAWS` times drawn at random (by rotation of a random order, so that none keeps its own).
     """
-    n = len(examination.source)
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
-    other = torch.empty_like(order)
-    other[order] = order.roll(1)
-    return {"zero": None,
-            "mean": {block: value.mean(dim=0, keepdim=True) for block, value in examination.outputs.items()},
-            "resample": {block: value[other] for block, value in examination.outputs.items()}}
+    value = examination.outputs[block]
+    if method == "zero":
+        return [None]
+    if method == "mean":
+        return [value.mean(dim=0, keepdim=True)]
+    orders = [torch.randperm(len(value), generator=torch.Generator().manual_seed(seed)) for seed in range(DRAWS)]
+    return [value[order.roll(1)[order.argsort()]] for order in orders]
 
 
 def baseline(examination):
@@ -63,20 +66,22 @@ def measure_ablation(examination, num_digits, about):
 
     progress = Progress("ablations", len(heads) * len(METHODS))
     records = []
-    for method, outputs in replacements(examination).items():
-        for site in heads:
-            answers = examination.answer([site], outputs)
-            match = (answers.matches.float() - clean.matches.float()).cpu()
-            digits = (answers.right.float() - clean.right.float()).cpu()
-            records.append({
-                **about, "head": site.name(), "method": method, "exact_match_change": summary(bootstrap, match),
-                "token_accuracy_change": summary(bootstrap, digits.mean(dim=1)),
-                "margin_change": summary(bootstrap, (answers.margin - clean.margin).mean(dim=1).cpu()),
-                "by_carry_pattern": by_class(match, pattern, f"0{num_digits}b"),
-                "by_cascade_length": by_class(match, cascade, "d"),
-                "by_output_digit": {label: summary(bootstrap, digit)
-                                    for label, digit in zip(labels, digits.unbind(dim=1))}})
-            progress.update(len(records))
+    for method, site in product(METHODS, heads):
+        drawn = [examination.answer([site], value if value is None else {site.block: value})
+                 for value in replacements(examination, method, site.block)]
+        match = torch.stack([answers.matches.float() for answers in drawn], dim=1) - clean.matches.float().unsqueeze(1)
+        digits = torch.stack([answers.right.float() for answers in drawn], dim=2) - clean.right.float().unsqueeze(2)
+        margin = torch.stack([answers.margin for answers in drawn], dim=2) - clean.margin.unsqueeze(2)
+        match, digits, margin = match.cpu(), digits.cpu(), margin.cpu()
+        records.append({
+            **about, "head": site.name(), "method": method, "exact_match_change": summary(bootstrap, match),
+            "token_accuracy_change": summary(bootstrap, digits.mean(dim=1)),
+            "margin_change": summary(bootstrap, margin.mean(dim=1)),
+            "by_carry_pattern": by_class(match, pattern, f"0{num_digits}b"),
+            "by_cascade_length": by_class(match, cascade, "d"),
+            "by_output_digit": {label: summary(bootstrap, digit)
+                                for label, digit in zip(labels, digits.unbind(dim=1))}})
+        progress.update(len(records))
     return records
 
 
@@ -127,6 +132,7 @@ def rankings(ablations, gradients):
     Returns:
         A dict: `importance`, `{measure: {head: value}}`, higher is more important (loss of exact match and of margin by
         each method of ablation, and the gradient); `ranking`, `{measure: [heads, the most important first]}`;
+        `tied`, how many heads share their value with another, which then share the mean of their ranks;
         `rank_correlation`, `{measure: {measure: Spearman's}}`.
     """
     importance = {f"{what}, {method}": {record["head"]: -record[f"{key}_change"]["mean"] for record in ablations
@@ -136,6 +142,8 @@ def rankings(ablations, gradients):
     return {"importance": importance,
             "ranking": {measure: sorted(values, key=values.get, reverse=True)
                         for measure, values in importance.items()},
+            "tied": {measure: sum(values.count(value) > 1 for value in values)
+                     for measure, values in ((name, list(each.values())) for name, each in importance.items())},
             "rank_correlation": {one: {other: rank_correlation(list(importance[one].values()),
                                                                list(importance[other].values()))
                                        for other in importance} for one in importance}}
@@ -145,8 +153,10 @@ def measure_pairs(examination):
     """Ablate every two heads at once (zero), against ablating each alone: heads that stand in for each other show here.
 
     Returns:
-        A list of records: the `heads`, and with a bootstrap 95% interval the `excess`, the exact match that the two
-        together cost beyond the sum of what each costs alone, paired problem by problem; the largest first.
+        A list of records: the `heads`, the exact match that each alone costs, `single_losses`, and the `excess` that
+        the two together cost beyond the sum of these, paired problem by problem, with a bootstrap 95% interval; the
+        largest first. `backup` says whether more problems have an excess than a deficit (sign test), corrected for the
+        number of pairs (Holm 1979): among all pairs together the chance of a wrong one is at most `BACKUP_LEVEL`.
     """
     clean = examination.clean.matches.float()
     heads = all_heads(examination.model)
@@ -154,11 +164,30 @@ def measure_pairs(examination):
     bootstrap = Bootstrap(len(clean))
     pairs = list(combinations(heads, 2))
     progress = Progress("pairs of heads", len(pairs))
-    records = []
+    records, chances = [], []
     for one, other in pairs:
-        together = clean - examination.matches([one, other]).float()
-        records.append({"heads": [one.name(), other.name()], "n": len(clean), "joint_loss": together.mean().item(),
+        excess = (clean - examination.matches([one, other]).float() - alone[one] - alone[other]).cpu()
+        records.append({"heads": [one.name(), other.name()], "n": len(clean),
                         "single_losses": [alone[one].mean().item(), alone[other].mean().item()],
-                        "excess": summary(bootstrap, (together - alone[one] - alone[other]).cpu())})
+                        "excess": summary(bootstrap, excess)})
+        chances.append(sign_test(int((excess > 0).sum()), int((excess < 0).sum())))
         progress.update(len(records))
+    for record, accepted in zip(records, holm(chances, BACKUP_LEVEL)):
+        record["backup"] = accepted
     return sorted(records, key=lambda record: -record["excess"]["mean"])
+
+
+def sign_test(more, less):
+    """The chance of at least `more` of `more + less` signs being positive if either sign is as likely."""
+    return sum(comb(more + less, count) for count in range(more, more + less + 1)) / 2 ** (more + less)
+
+
+def holm(chances, level):
+    """Which of several tests with these chances under their null hypotheses hold together at this level (Holm 1979)."""
+    order = sorted(range(len(chances)), key=chances.__getitem__)
+    accepted = [False] * len(chances)
+    for place, number in enumerate(order):
+        if chances[number] > level / (len(chances) - place):
+            break
+        accepted[number] = True
+    return accepted

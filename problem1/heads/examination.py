@@ -124,21 +124,24 @@ class Bootstrap:
     """
 
     def __init__(self, n, seed=0, resamples=BOOTSTRAP):
-        generator = torch.Generator().manual_seed(seed)
+        self.seed, generator = seed, torch.Generator().manual_seed(seed)
         drawn = torch.randint(n, (resamples, n), generator=generator)
         self.counts = torch.zeros(resamples, n).scatter_add_(1, drawn, torch.ones(resamples, n))
 
-    def intervals(self, values, mask=None):
-        """Intervals `[K, 2]` of the means of `values [N, K]`, over the problems of `mask [N]` alone if given."""
+    def interval(self, values, mask=None):
+        """Interval `[2]` of the mean of `values [N, R]`, R draws of each problem, over the problems of `mask [N]` alone
+        if given. Draws are resampled as problems are, so that the interval holds the chance of both."""
         counts = self.counts if mask is None else self.counts[:, mask]
         values = values if mask is None else values[mask]
         means = counts @ values.float() / counts.sum(dim=1, keepdim=True).clamp(min=1)
-        return torch.quantile(means, torch.tensor([0.025, 0.975]), dim=0).T
+        draws = torch.randint(means.size(1), means.shape, generator=torch.Generator().manual_seed(self.seed))
+        return torch.quantile(means.gather(1, draws).mean(dim=1), torch.tensor([0.025, 0.975]))
 
 
 def summary(bootstrap, values, mask=None):
-    """`{"mean": ..., "interval": [low, high]}` of `values [N]`, over the problems of `mask [N]` alone if given."""
-    interval = bootstrap.intervals(values.unsqueeze(1), mask)[0].tolist()
+    """`{"mean": ..., "interval": [low, high]}` of `values`, `[N]`, or `[N, R]` if each problem was drawn R times, over
+    the problems of `mask [N]` alone if given."""
+    interval = bootstrap.interval(values if values.dim() == 2 else values.unsqueeze(1), mask).tolist()
     return {"mean": (values if mask is None else values[mask]).float().mean().item(), "interval": interval}
 
 

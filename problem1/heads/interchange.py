@@ -20,6 +20,7 @@ from learning.evaluation import wilson_interval
 from learning.exhaustive import pair_index
 from support.cli import Progress
 
+PARTS = 11  # one pair in so many is searched on, the others score; of few pairs one in two
 ENOUGH = 0.95
 LARGEST_SET = 8
 CANDIDATES = 24
@@ -39,12 +40,16 @@ CONDITIONS = {
 
 @dataclass
 class Pairs:
-    """Base problems with a donor each, `[N]`, that make one condition in one column; `gain [N]`: the donor has a
-    carry."""
+    """Base problems with a donor each, `[N]`, that make one condition in one column.
+
+    `gain [N]`: the donor has a carry. `impossible`: how many base problems were passed over because the answer that the
+    other carry implies is no sum of two such numbers (`00..` of three digits).
+    """
 
     base: tuple
     donor: tuple
     gain: torch.Tensor
+    impossible: int
 
 
 def column_sums(a, b, num_digits):
@@ -82,17 +87,25 @@ def draw_pairs(pool, seen, num_digits, column, condition, count, seed=0):
         suits = torch.ones_like(carry)
     if condition == "arrives through a 9":
         suits &= sums[:, column - 1] == 9
-    chosen = torch.cat([(suits & (carry == value)).nonzero().flatten()[:count // 2] for value in (False, True)])
+    possible = torch.ones_like(carry)
+    if condition != "same carry":
+        implied = implied_sum(a, b, column, ~carry)
+        possible = (implied >= 2 * number_range(num_digits)[0]) & (implied <= 2 * number_range(num_digits)[1])
+    groups = [(suits & (carry == value)).nonzero().flatten() for value in (False, True)]
+    kept = [group[possible[group]][:count // 2] for group in groups]
+    impossible = sum(int((~possible[group[group <= last[-1]]]).sum()) for group, last in zip(groups, kept) if len(last))
+    chosen = torch.cat(kept)
     a, b, carry = a[chosen], b[chosen], carry[chosen]
     low, high = number_range(num_digits)
     seen_index = pair_index(*numbers_of(seen, num_digits), num_digits)
     donors = torch.stack([a, b])
     found = torch.zeros_like(carry)
-    kept = {"carry": [column], "same carry": [column], "other digits": [], "arrives through a 9": [column, column - 1],
+    agreeing = {"carry": [column], "same carry": [column], "other digits": [],
+                "arrives through a 9": [column, column - 1],
             "goes on through a 9": [column]}[condition]
     for _ in range(200):
         tried = torch.randint(low, high + 1, donors.shape, generator=generator)
-        for k in kept:
+        for k in agreeing:
             if k < num_digits:
                 power = 10 ** k
                 tried += (donors // power % 10 - tried // power % 10) * power
@@ -106,7 +119,15 @@ def draw_pairs(pool, seen, num_digits, column, condition, count, seed=0):
         found |= good
         if found.all():
             break
-    return Pairs((a[found], b[found]), tuple(donors[:, found]), carry_into(*donors[:, found], num_digits)[:, column])
+    return Pairs((a[found], b[found]), tuple(donors[:, found]), carry_into(*donors[:, found], num_digits)[:, column],
+                 impossible)
+
+
+def implied_sum(a, b, column, gain):
+    """The answer `[N]` to `a [N] + b [N]` if a carry entered the column where `gain [N]`, and none where not, against
+    what
+    is so: one more or one less in the column."""
+    return a + b + (2 * gain.long() - 1) * 10 ** column
 
 
 class Interchange:
@@ -121,9 +142,12 @@ class Interchange:
 
     def __init__(self, model, pool, seen, num_digits, column, count, batch_size=512, seed=0):
         self.column, self.num_digits = column, num_digits
+        self.parts = PARTS if count >= 20 * PARTS else 2
+        self.labels = target_labels(num_digits, model.config.order)
         drawn = {condition: draw_pairs(pool, seen, num_digits, column, condition, count, seed + number)
                  for number, condition in enumerate(conditions_of(column, num_digits))}
         self.conditions = [condition for condition, pairs in drawn.items() if len(pairs.gain) > 1]
+        self.impossible = {condition: drawn[condition].impossible for condition in self.conditions}
         if "carry" not in self.conditions:
             raise ValueError(f"no two unseen problems differ in the carry into column {column} alone")
         drawn = [drawn[condition] for condition in self.conditions]
@@ -134,50 +158,50 @@ class Interchange:
         self.base = Examination(model, *encode_problems(a, b, num_digits), batch_size)
         self.donor = Examination(model, *encode_problems(donor_a, donor_b, num_digits), batch_size)
         changed = carry_into(a, b, num_digits)[:, column] != self.gain
-        total = a + b + changed * (2 * self.gain.long() - 1) * 10 ** column
+        total = torch.where(changed, implied_sum(a, b, column, self.gain), a + b)
         self.expected = model.written(digits_of(total, num_digits + 1).to(self.base.target.device))
 
-    def inject(self, sites, rows=None):
-        """Put the donor's outputs at `sites` into the base, for the pairs `rows [N]` (None: all): `(exact [N], digit
-        [N], shift [N])` on the CPU.
+    def inject(self, sites, rows):
+        """Put the donor's outputs at `sites` into the base, for the pairs `rows [N]`: `(exact [N], changed [N, T],
+        shift [N])` on the CPU.
 
         exact: the answer is exactly the digits that the injected carry implies; in the control, the answer has changed.
-        digit: the digit in the column is the implied one, whatever the others are.
+        changed: whether each digit differs from that of the undisturbed answer.
         shift: how far the logits of the implied digits have risen over those of the base's digits, where the two
             differ.
         """
-        rows = self.base.rows() if rows is None else rows
         answers = self.base.answer(sites, self.donor.outputs, rows)
         expected, before = self.expected[rows], self.base.target[rows]
         exact = (answers.tokens == expected).all(dim=1)
         rise = answers.logits - self.base.clean.logits[rows]
         shift = rise.gather(2, expected.unsqueeze(2)) - rise.gather(2, before.unsqueeze(2))
-        place = target_labels(self.num_digits, self.base.model.config.order).index(f"s{10 ** self.column}")
         return (torch.where((expected == before).all(dim=1), ~exact, exact).cpu(),
-                (answers.tokens[:, place] == expected[:, place]).cpu(), shift.sum(dim=(1, 2)).cpu())
+                (answers.tokens != self.base.clean.tokens[rows]).cpu(), shift.sum(dim=(1, 2)).cpu())
 
-    def of(self, *conditions, half=None):
-        """The pairs of these conditions `[N]`, as indices; of the first or second half of them alone if `half` is 0 or
-        1."""
-        mask = torch.isin(self.condition,
-                          torch.tensor([self.conditions.index(name) for name in conditions if name in self.conditions]))
-        return (mask if half is None else mask & (torch.arange(len(mask)) % 2 == half)).nonzero().flatten()
+    def of(self, *conditions, searching):
+        """The pairs of these conditions `[N]`, as indices: those to search on, one in `PARTS`, or the others, to score
+        on."""
+        numbers = [self.conditions.index(name) for name in conditions if name in self.conditions]
+        for_search = torch.arange(len(self.condition)) % self.parts == 0
+        return (torch.isin(self.condition, torch.tensor(numbers)) & (for_search == searching)).nonzero().flatten()
 
-    def scores(self, sites, half=None):
-        """The outputs at `sites` injected: for each condition `exact`, the share of the pairs with exactly the implied
-        answer (in the
-        control: with a changed one), its Wilson interval, `n`, the share apart for carries injected and removed,
-        `digit`, the share with the implied digit in the column, and the mean `shift`."""
-        exact, digit, shift = self.inject(sites)
+    def scores(self, sites, searching):
+        """The outputs at `sites` injected, for the pairs to search on or those to score on: for each condition of how
+        many pairs (`n`) the answer is exactly the implied one (in the control: has changed), `exact`, with its Wilson
+        interval; of how many carries injected and removed each, `carry_injected` and `carry_removed`, `[exact, n]`; the
+        share of the pairs in which each digit `changed`, in the order of writing; and the mean `shift`."""
+        rows = self.of(*self.conditions, searching=searching)
+        exact, changed, shift = self.inject(sites, rows)
         records = {}
-        for condition in self.conditions:
-            rows = self.of(condition, half=half)
-            gain = self.gain[rows]
-            records[condition] = {"n": len(rows), "exact": share(exact[rows]),
-                                  "interval": wilson_interval(int(exact[rows].sum()), len(rows)),
-                                  "carry_injected": share(exact[rows][gain]),
-                                  "carry_removed": share(exact[rows][~gain]),
-                                  "digit": share(digit[rows]), "shift": shift[rows].mean().item()}
+        for number, condition in enumerate(self.conditions):
+            here, gain = self.condition[rows] == number, self.gain[rows]
+            n, right = int(here.sum()), int(exact[here].sum())
+            records[condition] = {
+                "n": n, "exact": share(exact[here]), "interval": wilson_interval(right, n) if n else None,
+                **{name: [int(exact[here & (gain == value)].sum()), int((here & (gain == value)).sum())]
+                   for name, value in (("carry_injected", True), ("carry_removed", False))},
+                "changed": dict(zip(self.labels, changed[here].float().mean(dim=0).tolist())) if n else None,
+                "shift": shift[here].mean().item() if n else None}
         return records
 
 
@@ -227,14 +251,15 @@ def measure_probes(examination, num_digits):
 
 
 def measure_sites(interchange):
-    """Every site alone: a list of records of `site`, `column` and `conditions` (see `Interchange.scores`)."""
+    """Every site alone, on the pairs to search on: a list of records of `site`, `column` and `conditions` (see
+    `Interchange.scores`)."""
     sites = all_sites(interchange.base)
     progress = Progress(f"sites, column {interchange.column}", len(sites))
     records = []
     for site in sites:
         records.append({"site": site_name(site, interchange.base.model, interchange.num_digits),
                         "column": interchange.column,
-                        "conditions": interchange.scores([site])})
+                        "conditions": interchange.scores([site], searching=True)})
         progress.update(len(records))
     return records
 
@@ -242,9 +267,9 @@ def measure_sites(interchange):
 def find_smallest_set(interchange, site_records, conditions, heads_only):
     """A small set of sites that holds the carry, by greedy search among those that shift the answer most when alone.
 
-    One half of the pairs is searched on, the other half scores. Sites are added until 95% of the answers, in each of
-    `conditions`, are the implied ones, or adding does not help; then those are taken out again without which that share
-    is as high.
+    One pair in `PARTS` is searched on, and shortlists the sites; the others score. Sites are added until 95% of the
+    answers, in each of `conditions`, are the implied ones, or adding does not help; then those are taken out again
+    without which that share is as high.
 
     Args:
         interchange: the pairs.
@@ -253,16 +278,16 @@ def find_smallest_set(interchange, site_records, conditions, heads_only):
         heads_only: whether feed-forward networks are left out.
 
     Returns:
-        A record: `column`, `searched_on`, `heads_only`, `sites`, `conditions` scored on the other half, and `search`,
-        the lowest of the shares on the first half after each addition.
+        A record: `column`, `searched_on`, `heads_only`, `sites`, `conditions` scored on the other pairs, `impossible`
+        (see `Pairs`), and `search`, the lowest of the shares on the pairs searched on after each addition.
     """
     conditions = [condition for condition in conditions if condition in interchange.conditions]
     alone = [sum(record["conditions"][condition]["shift"] for condition in conditions) for record in site_records]
     sites = all_sites(interchange.base)
     order = sorted(range(len(sites)), key=lambda i: -alone[i])
     candidates = [sites[i] for i in order if not (heads_only and sites[i].block.endswith("ffn"))][:CANDIDATES]
-    rows = interchange.of(*conditions, "same carry", half=0)
-    groups = {name: torch.isin(rows, interchange.of(name)) for name in [*conditions, "same carry"]}
+    rows = interchange.of(*conditions, "same carry", searching=True)
+    groups = {name: torch.isin(rows, interchange.of(name, searching=True)) for name in [*conditions, "same carry"]}
 
     def score(chosen):
         exact, _, shift = interchange.inject(chosen, rows)
@@ -282,4 +307,5 @@ def find_smallest_set(interchange, site_records, conditions, heads_only):
             chosen = fewer
     return {"column": interchange.column, "searched_on": conditions, "heads_only": heads_only,
             "sites": [site_name(site, interchange.base.model, interchange.num_digits) for site in chosen],
-            "conditions": interchange.scores(chosen, half=1), "search": search}
+            "conditions": interchange.scores(chosen, searching=False), "impossible": interchange.impossible,
+            "search": search}

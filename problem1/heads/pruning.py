@@ -69,25 +69,28 @@ def removal_curve(examination, order, outputs=None):
     return curve
 
 
-def measure_orders(scored, orders):
-    """Removal curves, scored on a set that took no part in the ordering.
+def measure_orders(choosing, reporting, orders):
+    """Removal curves on two sets that took no part in the ordering: where to stop is chosen on one, what that costs is
+    reported on the other.
 
     Args:
-        scored: the `Examination` of the set to score on.
+        choosing, reporting: the `Examination`s of the two sets.
         orders: `{name of the order: [Site, ...]}`.
 
     Returns:
-        A list of records: `order`, `heads` in the order of removal, `exact_match` (the curve), and how many heads can
-            go with less than 1 and less
-        than 5 points lost: `prunable_1_point`, `prunable_5_points`.
+        A list of records: `order`, `heads` in the order of removal, `chosen_on` and `exact_match`, the curves on the
+        two sets (the second of `n` problems), and how many heads can go by the first with less than 1 and less than 5
+        points
+        lost: `prunable_1_point`, `prunable_5_points`.
     """
     progress = Progress("removal curves", len(orders))
     records = []
     for name, order in orders.items():
-        curve = removal_curve(scored, order)
-        records.append({"order": name, "n": len(scored.source), "heads": [site.name() for site in order],
-                        "exact_match": curve,
-                        "prunable_1_point": prunable(curve, MINIMAL), "prunable_5_points": prunable(curve, SMALL)})
+        chosen_on, reported = removal_curve(choosing, order), removal_curve(reporting, order)
+        records.append({"order": name, "n": len(reporting.source), "heads": [site.name() for site in order],
+                        "chosen_on": chosen_on, "exact_match": reported,
+                        "prunable_1_point": prunable(chosen_on, MINIMAL),
+                        "prunable_5_points": prunable(chosen_on, SMALL)})
         progress.update(len(records))
     return records
 

@@ -2,9 +2,8 @@
 
 A head is called `encoder.0.self.2` or `decoder.1.cross.0`: stack, layer, kind of attention, number. The four heads of
 one attention are a block, `encoder.0.self`; a feed-forward network is a block with one output, `encoder.0.ffn`. The
-output of a
-block is `[N, H, T, D]`: N problems, H heads (1 for a feed-forward network), T positions, D width of one head. A site is
-one head at one position, or at all of them.
+output of a block is `[N, H, T, D]`: N problems, H heads (1 for a feed-forward network), T positions, D width of one
+head. A site is one head at one position, or at all of them.
 """
 
 from contextlib import ExitStack, contextmanager

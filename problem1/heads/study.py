@@ -13,8 +13,7 @@ from heads.sites import all_heads, parse_head, without_heads
 from learning.exhaustive import MOST_PAIRS, check_all_pairs, count_pairs, predict_forced
 
 STRATIFIED = 480
-SCORED = 1000
-PAIRS = 100
+PAIRS = 1100
 PROBED = 4000
 RANDOM_ORDERS = 20
 
@@ -24,16 +23,16 @@ class Sets:
     """Problems never seen in training.
 
     test: source and target tokens of the test problems.
-    scored: the first of them, on which removals of many heads are scored.
+    choosing, reporting: their two halves: where a removal of many heads stops is chosen on one, reported on the other.
     stratified: as many problems of every combination of carry pattern and cascade length, none of them a test problem,
-        on which
-        heads are ranked: long cascades, rare among all problems, count here.
+        on which heads are ranked: long cascades, rare among all problems, count here.
     pool: all other numbers `(a, b)`, in random order, from which pairs for interchanges are drawn.
     training: source tokens of the training problems.
     """
 
     test: tuple
-    scored: tuple
+    choosing: tuple
+    reporting: tuple
     stratified: tuple
     pool: tuple
     training: torch.Tensor
@@ -47,7 +46,8 @@ def choose_problems(train, test, num_digits, num_samples=None):
     rest = torch.ones(len(a), dtype=torch.bool)
     rest[chosen] = False
     kept = test.inputs[:num_samples], test.targets[:num_samples]
-    return Sets(kept, tuple(tokens[:SCORED] for tokens in kept), encode_problems(a[chosen], b[chosen], num_digits),
+    halves = (tuple(tokens[half::2] for tokens in kept) for half in (0, 1))
+    return Sets(kept, *halves, encode_problems(a[chosen], b[chosen], num_digits),
                 (a[rest], b[rest]), train.inputs)
 
 
@@ -84,20 +84,21 @@ def study_ablation(test, stratified, num_digits):
     return ablation, rankings(on["stratified"], gradient_importance(stratified))
 
 
-def study_pruning(scored, stratified, importance, random_draws=RANDOM_ORDERS):
-    """Removal of many heads at once, ordered on the stratified set (and at random) and scored on test problems."""
+def study_pruning(choosing, reporting, stratified, importance, random_draws=RANDOM_ORDERS):
+    """Removal of many heads at once, ordered on the stratified set (and at random), stopped on one half of the test
+    problems and reported on the other."""
     def ascending(measure):
         return [parse_head(head) for head in reversed(importance["ranking"][measure])]
 
     orders = {"greedy": greedy_order(stratified), "ablation": ascending("exact match, zero"),
               "gradient": ascending("gradient"),
               **random_orders(stratified.model, random_draws)}
-    return {"heads": len(all_heads(stratified.model)), "orders": measure_orders(scored, orders)}
+    return {"heads": len(all_heads(stratified.model)), "orders": measure_orders(choosing, reporting, orders)}
 
 
 def check_pruned(model, pruning, num_digits, training):
-    """Every pair of numbers, answered without the most heads that greedy removal took for less than 1 point of test
-    accuracy; None if there are too many pairs to go through."""
+    """Every pair of numbers, answered without the most heads that greedy removal took for less than 1 point where that
+    was chosen; None if there are too many pairs to go through."""
     if count_pairs(num_digits) > MOST_PAIRS:
         return None
     greedy = pruning["orders"][0]

@@ -6,11 +6,21 @@ from dataclasses import asdict, fields
 import torch
 
 from dataset import MAX_DIGITS, VOCAB_SIZE
-from model import ModelConfig, Seq2SeqTransformer
-from support.cli import UserError
+from model import ORDERS, ModelConfig, Seq2SeqTransformer
+from support.cli import HERE, RESULTS_DIR, UserError
 from support.files import read_checkpoint, write_checkpoint
 
 EXTRA = "_extra_state"  # what torch calls it
+
+
+def results_of(order):
+    """The folder of the results of the model that writes in this order; left-to-right is the handout's."""
+    return RESULTS_DIR if order == ORDERS[0] else RESULTS_DIR / order.replace("-", "_")
+
+
+def runs_of(order):
+    """The folder of the runs of other seeds than the one in `results_of(order)`."""
+    return HERE / "runs" if order == ORDERS[0] else HERE / "runs" / order.replace("-", "_")
 
 
 def save_model(path, state_dict):

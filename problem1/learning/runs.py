@@ -59,7 +59,8 @@ def do_runs(function, todo, folder, path, keys, workers, minutes=None):
         while running or (waiting and time.monotonic() - start < limit):
             while waiting and len(running) < workers and time.monotonic() - start < limit:
                 values = waiting.pop(0)
-                running[pool.submit(_do_run, function, values, folder / "_".join(map(str, values)))] = values
+                running[pool.submit(_do_run, function, values,
+                                    folder / "_".join(f"{key}_{value}" for key, value in zip(keys, values)))] = values
             finished = next(as_completed(running))
             name = ", ".join(f"{key} {value}" for key, value in zip(keys, running.pop(finished)))
             record = finished.result()

@@ -11,9 +11,10 @@ import analyze
 from attention import MultiHeadAttention
 from dataset import encode_problems, number_range, numbers_of
 from heads import pruning
-from heads.ablation import measure_ablation, measure_pairs, gradient_importance, rank_correlation, replacements
+from heads.ablation import (DRAWS, METHODS, gradient_importance, holm, measure_ablation, measure_pairs,
+                            rank_correlation, rankings, replacements, sign_test)
 from heads.examination import Bootstrap, Examination, stratify, summary, unseen_pairs
-from heads.interchange import Interchange, draw_pairs, find_smallest_set, measure_probes, measure_sites
+from heads.interchange import PARTS, Interchange, draw_pairs, find_smallest_set, measure_probes, measure_sites
 from heads.patterns import attention_weights, measure_patterns, source_labels, target_labels
 from heads.pruning import greedy_order, measure_orders, measure_subsets, prunable
 from heads.sites import (Site, ablated, all_heads, attention_blocks, parse_head, recorded, recorded_outputs,
@@ -246,9 +247,23 @@ class Plants(unittest.TestCase):
     def test_resampling_never_keeps_a_problems_own_output(self):
         outputs = self.examination.outputs["decoder.0.cross"].clone()
         outputs[:, 0, 0, 0] = torch.arange(300.0)
-        shuffled = replacements(SimpleNamespace(source=outputs, outputs={"x": outputs}))["resample"]["x"][:, 0, 0, 0]
-        self.assertFalse((shuffled == torch.arange(300)).any())
-        self.assertEqual(sorted(shuffled.tolist()), list(range(300)))
+        drawn = [value[:, 0, 0, 0] for value in replacements(SimpleNamespace(outputs={"x": outputs}), "resample", "x")]
+        self.assertEqual(len(drawn), DRAWS)
+        for shuffled in drawn:
+            self.assertFalse((shuffled == torch.arange(300)).any())
+            self.assertEqual(sorted(shuffled.tolist()), list(range(300)))
+        self.assertFalse(torch.equal(*drawn[:2]))
+
+    def test_the_interval_of_resampling_holds_the_spread_of_the_draws(self):
+        generator = torch.Generator().manual_seed(0)
+        problems_differ = torch.rand(400, 1, generator=generator).expand(400, 16)
+        draws_differ = torch.rand(1, 16, generator=generator).expand(400, 16)
+        bootstrap = Bootstrap(400)
+        width = lambda values: torch.diff(torch.tensor(summary(bootstrap, values)["interval"])).item()  # noqa: E731
+        self.assertAlmostEqual(width(problems_differ), 2 * 1.96 * 12 ** -0.5 / 20, delta=0.01)
+        self.assertAlmostEqual(width(draws_differ), 2 * 1.96 * draws_differ[0].std(correction=0).item() / 4, delta=0.04)
+        once, often = (summary(bootstrap, values)["interval"] for values in (problems_differ[:, 0], problems_differ))
+        torch.testing.assert_close(torch.tensor(once), torch.tensor(often))
 
     def test_gradient(self):
         importance = gradient_importance(self.examination)
@@ -265,7 +280,7 @@ class Plants(unittest.TestCase):
     def test_pruning_takes_the_idle_heads_first_and_the_needed_ones_last(self):
         order = greedy_order(self.examination)
         self.assertEqual({*order[:3]}, {SECOND, UNUSED, Site("decoder.0.self")})
-        record, = measure_orders(self.examination, {"greedy": order})
+        record, = measure_orders(self.examination, self.examination, {"greedy": order})
         self.assertEqual(record["prunable_1_point"], 3)
 
     def test_subsets_are_exact(self):
@@ -299,6 +314,24 @@ class Plants(unittest.TestCase):
         self.assertEqual(first["heads"], [CARRY.name(), SECOND.name()])
         self.assertAlmostEqual(first["excess"]["mean"], self.carrying, places=5)
         self.assertTrue(all(record["excess"]["mean"] <= 0 for record in rest))
+        self.assertEqual([record["backup"] for record in (first, *rest)], [True] + [False] * len(rest))
+
+    def test_chances_of_many_tests_are_corrected_together(self):
+        self.assertAlmostEqual(sign_test(9, 1), 11 / 1024)
+        self.assertEqual(sign_test(0, 0), 1)
+        self.assertEqual(holm([0.01, 0.04, 0.02], 0.05), [True, True, True])
+        self.assertEqual(holm([0.04, 0.01, 0.03], 0.05), [False, True, False])
+
+    def test_heads_that_tie_in_a_ranking_are_counted(self):
+        ablations = [{"head": head, "method": method, "exact_match_change": {"mean": -loss},
+                      "margin_change": {"mean": -rank}}
+                     for method in METHODS
+                     for rank, (head, loss) in enumerate([("a", 0), ("b", 0), ("c", 0.5), ("d", 0)])]
+        record = rankings(ablations, {"a": 0.1, "b": 0.2, "c": 0.2, "d": 0.3})
+        self.assertEqual((record["tied"]["exact match, zero"], record["tied"]["margin, zero"],
+                          record["tied"]["gradient"]),
+                         (3, 0, 2))
+        self.assertEqual(record["ranking"]["exact match, mean"][0], "c")
 
     def test_rank_correlation(self):
         self.assertAlmostEqual(rank_correlation([1, 2, 3, 4], [10, 20, 30, 99]), 1)
@@ -327,13 +360,28 @@ class Interchanges(unittest.TestCase):
             self.assertTrue(tens.all() if condition != "other digits" else not tens.any())
             self.assertTrue((((a // 10 + b // 10) == 9) == (condition == "goes on through a 9")).all())
 
-    def test_the_planted_head_carries_the_carry_and_no_other_site_does(self):
+    def test_answers_that_no_sum_has_are_never_implied(self):
+        """Taking the carry out of 57 + 58 = 115 would imply 15, and no two numbers from 10 up sum to less than 20."""
+        interchange = Interchange(Planted(), self.pool, self.seen, 2, column=2, count=40)
+        powers = torch.tensor([100, 10, 1])
+        implied = (interchange.expected * powers).sum(dim=1)
+        self.assertTrue((implied >= 20).all() and (implied <= 198).all())
+        self.assertGreater(interchange.impossible["carry"], 0)
+
+    def test_pairs_to_search_on_and_pairs_to_score_on_are_apart(self):
+        for count, share in [(40, 2), (440, PARTS)]:
+            interchange = Interchange(Planted(), self.pool, self.seen, 2, column=1, count=count)
+            search, score = (interchange.of(*interchange.conditions, searching=value) for value in (True, False))
+            self.assertEqual(sorted(torch.cat([search, score]).tolist()), list(range(len(interchange.condition))))
+            self.assertAlmostEqual(len(search), len(interchange.condition) / share, delta=1)
+
+    def test_the_planted_head_holds_the_carry_and_no_other_site_does(self):
         records = measure_sites(self.interchange)
         for record in records:
             exact = {condition: score["exact"] for condition, score in record["conditions"].items()}
             if record["site"] == "decoder.0.cross.1@s10":
                 self.assertEqual(exact, {"carry": 1, "same carry": 0, "other digits": 1, "goes on through a 9": 0})
-                self.assertEqual(record["conditions"]["goes on through a 9"]["digit"], 1)
+                self.assertEqual(record["conditions"]["goes on through a 9"]["changed"], {"s100": 0, "s10": 1, "s1": 0})
             else:
                 self.assertEqual(exact["carry"], 0, record["site"])
         found = find_smallest_set(self.interchange, records, ("carry", "other digits"), heads_only=True)
@@ -354,14 +402,16 @@ class Interchanges(unittest.TestCase):
             conditions, column, num_digits = ["carry"], 1, 2
             base = SimpleNamespace(outputs={"encoder.0.self": torch.zeros(10, 3, 1, 1)}, model=Planted())
 
-            def of(self, *names, half=None):
+            def of(self, *names, searching):
                 return torch.arange(10 if "carry" in names else 0)
 
             def inject(self, sites, rows):
                 hits = 10 if {one, other} <= {*sites} else 6 + len(sites) if helper in sites else len(sites)
                 return torch.arange(10) < hits, None, torch.ones(10)
 
-            def scores(self, sites, half):
+            impossible = {}
+
+            def scores(self, sites, searching):
                 return {}
 
         found = find_smallest_set(Stub(), records, ("carry",), heads_only=True)

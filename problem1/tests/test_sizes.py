@@ -60,11 +60,11 @@ class Runs(TemporaryFolder):
         with scratch, small, short, mock.patch.object(runs, "ProcessPoolExecutor", InThisProcess):
             status, output, errors = command(sizes.main, *arguments, 0)
             self.assertEqual((status, errors), (0, ""), output)
-            self.assertIn("1 digits, right-to-left: worst class", output)
+            self.assertIn("1 digits, right-to-left, 2+2 layers: worst class", output)
             self.assertIn("2 runs to do", command(sizes.main, *arguments, 2, 0, 1, 1)[1])
         records = runs.read_runs(self.folder / "out" / "runs.jsonl", sizes.KEYS)
-        self.assertEqual([seed for _, _, seed in records], [0, 1, 2])
-        first = records[1, "right-to-left", 0]
+        self.assertEqual([seed for *_, seed in records], [0, 1, 2])
+        first = records[1, "right-to-left", 2, 0]
         self.assertEqual((first["pairs"], first["n"], list(first["right"])),
                          (81, 20, ["random", "chain 0", "chain 1", "all columns sum to 9"]))
         self.assertEqual(first["training"]["epochs"], 1)
