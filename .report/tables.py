@@ -13,6 +13,10 @@ def read(path):
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def read_lines(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
 def percent(share, digits=1):
     return f"{100 * share:.{digits}f}%"
 
@@ -29,8 +33,7 @@ def table(head, rows):
 
 def study_runs(variant):
     """The records of the study's runs of a variant, by seed."""
-    lines = (SORTING / "study" / "runs.jsonl").read_text(encoding="utf-8").splitlines()
-    runs = [run for run in map(json.loads, lines) if run["variant"] == variant]
+    runs = [run for run in read_lines(SORTING / "study" / "runs.jsonl") if run["variant"] == variant]
     for run in runs:
         table = run["accuracy"]
         run["accuracy"] = [with_accuracy(table["same"] | dict(zip(table["columns"], row))) for row in table["rows"]]
@@ -50,10 +53,10 @@ def accuracy(record, length, negatives, gap_source=None):
 
 def results():
     """What came out, some ten lines for both problems."""
-    log, every, seeds, ablation = (read(ADDITION / f"{name}.json")
-                                   for name in ("training_log", "exhaustive", "seeds", "head_analysis/ablation"))
+    log, every, ablation = (read(ADDITION / f"{name}.json")
+                            for name in ("training_log", "exhaustive", "head_analysis/ablation"))
+    orders = [read_lines(path) for path in (ADDITION / "seeds.jsonl", ADDITION / "right_to_left" / "seeds.jsonl")]
     low, high = log["test"]["exact_match_interval"]
-    first, later = ([record["errors"] for record in seeds if (record["seed"] < 5) == chosen] for chosen in (True, False))
     kinds = list(ablation["verdicts"].values())
     runs = {encoding: [record for record in read(SORTING / "seeds.json") if record["encoding"] == encoding] for encoding in REQUIRED}
     runs["recommended"] = study_runs("recommended")
@@ -67,8 +70,11 @@ def results():
         [f"addition: {log['test']['n']:,} test problems", f"{percent(log['test']['exact_match'], 2)} right (95% interval "
          f"{percent(low, 2)} to {percent(high, 2)})"],
         [f"addition: all {every['pairs']:,} pairs", f"{every['errors']} wrong"],
-        ["addition: all pairs, by training seed", f"{', '.join(map(str, first))} wrong (seeds 0 to 4); "
-         f"{', '.join(map(str, later))} (seeds 5 to {4 + len(later)}, run once)"],
+        *([f"addition: training seeds without error in all pairs, {name}",
+           "; ".join(f"{sum(record['errors'] == 0 for record in chosen)} of {len(chosen)} ({what})" for what, chosen in (
+               ("seeds 0 to 4", [record for record in records if record["seed"] < 5]),
+               ("seeds from 10 on, run once", [record for record in records if record["seed"] >= 10])) if chosen)]
+          for name, records in zip(("highest digit first", "units first"), orders)),
         [f"heads: {len(kinds)}, ablated singly by three methods", f"{kinds.count('critical')} critical, "
          f"{kinds.count('redundant')} redundant, {kinds.count('depends on the method')} depend on the method"],
         ["sorting: test split, 8 to 16 values", sorting(lambda record: record["test"]["accuracy"])],

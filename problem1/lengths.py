@@ -23,7 +23,7 @@ from model import POSITIONS, Seq2SeqTransformer
 from support.cli import HERE, RESULTS_DIR, Parser, run, whole_number
 from support.digests import file_digest, KEY, weights_digest
 from support.files import locked, replacing, save_figure
-from train import environment
+from train import default_epochs, environment
 
 TRAINED = {1: 59, 2: 2485, 3: 2485, 4: 2485, 5: 2486}  # digits: training problems
 HELD_OUT = {1: 11, 2: 497, 3: 497, 4: 497, 5: 498}  # digits: validation problems
@@ -77,7 +77,7 @@ def do_run(positions, seed, folder):
     data = folder.parent / "data"
     train_sets, val_sets = ([AdditionDataset(data / f"{split}_{digits}.json") for digits in TRAINED]
                             for split in ("train", "val"))
-    config = TrainingConfig(seed=seed)
+    config = TrainingConfig(epochs=default_epochs("right-to-left", positions), seed=seed)
     torch.manual_seed(seed * 1_000_000)
     model = Seq2SeqTransformer(get_vocab_size(), dropout=0.0, order="right-to-left", positions=positions)
     log = {"num_digits": max(TRAINED), "model": asdict(model.config), "environment": environment("cpu"),

@@ -20,7 +20,7 @@ from learning.checkpoint import load_model, results_of, runs_of
 from learning.exhaustive import check_all_pairs
 from learning.loop import TrainingConfig
 from learning.runs import do_runs, read_runs
-from model import ORDERS
+from model import ORDERS, POSITIONS
 from support.cli import DATA_DIR, Parser, UserError, number_from_zero, run, whole_number
 from support.digests import KEY
 from support.files import locked, read_json
@@ -58,15 +58,16 @@ def main(arguments=None):
     parser.add_argument("--order", choices=ORDERS, default=ORDERS[0], help="in which order answers are written")
     parser.add_argument("--focus", type=number_from_zero, default=TrainingConfig.focus,
                         help="exponent of the focal loss; 0 is plain cross-entropy")
-    parser.add_argument("--epochs", type=whole_number(1), default=TrainingConfig.epochs,
-                        help="passes over the training problems")
+    parser.add_argument("--epochs", type=whole_number(1), default=None,
+                        help="passes over the training problems (default: as train.py)")
     parser.add_argument("--workers", type=whole_number(1, 256), default=2, help="runs at a time, each on one core")
     parser.add_argument("--minutes", type=whole_number(1), default=None, help="start no run after so many minutes")
     parser.add_argument("--output-dir", type=Path, default=None,
                         help="folder of the records (default: results/, or results/right_to_left/)")
     args = parser.parse_args(arguments)
-    controls = [f"{name}_{getattr(args, name):g}" for name in ("focus", "epochs")
-                if getattr(args, name) != getattr(TrainingConfig, name)]
+    defaults = {"focus": TrainingConfig.focus, "epochs": train.default_epochs(args.order, POSITIONS[0])}
+    args.epochs = args.epochs or defaults["epochs"]
+    controls = [f"{name}_{getattr(args, name):g}" for name, value in defaults.items() if getattr(args, name) != value]
     path = (args.output_dir or results_of(args.order)) / f"{'_'.join(['seeds', *controls])}.jsonl"
     scratch = runs_of(args.order) / "_".join(controls)
     with locked(scratch):

@@ -27,6 +27,9 @@ from support.files import locked, save_figure, write_json
 EVALUATION_BATCH = 500
 MOST_PARAMETERS = 10 ** 9
 MOST_SINUSOIDAL = 3  # digits; with more, sinusoids leave long carries wrong or, from ten on, learn nothing
+MOST_LEFT_TO_RIGHT = 5  # digits; with more, long carries come out wrong (results/sizes/)
+MOST_MEASURED = 10  # digits
+LONG, SHORT = TrainingConfig.epochs, TrainingConfig.epochs // 2
 
 
 def environment(device):
@@ -42,8 +45,9 @@ def make_parser():
                         help="folder of train.json, val.json, test.json; made if empty")
     parser.add_argument("--output-dir", type=Path, default=None,
                         help="folder for weights, log and curves (default: results/, or results/right_to_left/)")
-    parser.add_argument("--epochs", type=whole_number(1), default=default.epochs,
-                        help="passes over the training problems")
+    parser.add_argument("--epochs", type=whole_number(1), default=None,
+                        help=f"passes over the training problems (default: {LONG}; {SHORT} if answers are written right "
+                        "to left or places are known by columns)")
     parser.add_argument("--batch-size", type=whole_number(1), default=default.batch_size, help="problems a step")
     parser.add_argument("--lr", type=positive_number, default=default.lr, help="highest learning rate, after warm-up")
     parser.add_argument("--d-model", type=whole_number(1, 100_000), default=128, help="width of the model")
@@ -67,7 +71,13 @@ def make_parser():
     return parser
 
 
-def make_model(args, num_digits, device):
+def default_epochs(order, positions):
+    """How many passes over the training problems are enough: left to right with absolute positions it takes twice as
+    many."""
+    return LONG if order == ORDERS[0] and positions != "columns" else SHORT
+
+
+def make_model(args, device):
     """The model that training starts from, on the device.
 
     Raises:
@@ -75,8 +85,7 @@ def make_model(args, num_digits, device):
     """
     sizes = {"vocab_size": get_vocab_size(), "d_model": args.d_model, "num_heads": args.num_heads,
              "num_encoder_layers": args.num_layers, "num_decoder_layers": args.num_layers, "d_ff": args.d_ff,
-             "dropout": args.dropout, "order": args.order,
-             "positions": args.positions or ("sinusoidal" if num_digits <= MOST_SINUSOIDAL else "columns")}
+             "dropout": args.dropout, "order": args.order, "positions": args.positions}
     try:
         with torch.device("meta"):  # takes no memory
             parameters = sum(parameter.numel() for parameter in Seq2SeqTransformer(**sizes).parameters())
@@ -88,19 +97,36 @@ def make_model(args, num_digits, device):
         raise UserError(f"a model of this size cannot be made: {str(error).splitlines()[0]}") from None
 
 
+def doubt(num_digits, config):
+    """Why numbers of this many digits may not be learned with these arguments of the model, in one line, or None."""
+    if num_digits == 1:
+        return ("there are only 81 problems of one digit, too few to learn addition from: expect the sums that it has "
+                "not seen to be wrong")
+    if num_digits > MOST_SINUSOIDAL and config.positions != "columns":
+        return f"{config.positions} positions leave long carries of {num_digits} digits wrong: take --positions columns"
+    if num_digits > MOST_LEFT_TO_RIGHT and config.order == ORDERS[0]:
+        return (f"written {config.order}, some long carries of {num_digits} digits come out wrong: take --order "
+                f"{ORDERS[1]}")
+    if num_digits > MOST_MEASURED:
+        return f"numbers of more than {MOST_MEASURED} digits have not been tried with these settings"
+    return None
+
+
 def main(arguments=None):
     start = time.perf_counter()
     args = make_parser().parse_args(arguments)
     args.output_dir = args.output_dir or results_of(args.order)
     device = choose_device(args.device)
     ensure_data(args.data_dir)
-    config = TrainingConfig(epochs=args.epochs, batch_size=args.batch_size, lr=args.lr, seed=args.seed,
-                            focus=args.focus)
     train_loader, *_ = create_dataloaders(args.data_dir, args.batch_size)
     _, val_loader, test_loader = create_dataloaders(args.data_dir, EVALUATION_BATCH)
+    num_digits = train_loader.dataset.num_digits
+    args.positions = args.positions or ("sinusoidal" if num_digits <= MOST_SINUSOIDAL else "columns")
+    config = TrainingConfig(epochs=args.epochs or default_epochs(args.order, args.positions),
+                            batch_size=args.batch_size, lr=args.lr, seed=args.seed, focus=args.focus)
 
-    model = make_model(args, train_loader.dataset.num_digits, device)
-    log = {"num_digits": train_loader.dataset.num_digits,
+    model = make_model(args, device)
+    log = {"num_digits": num_digits,
            "model": asdict(model.config),
            "parameters": sum(parameter.numel() for parameter in model.parameters()),
            "data_sha256": {split: file_digest(args.data_dir / f"{split}.json") for split in SPLITS},
@@ -109,6 +135,9 @@ def main(arguments=None):
         if args.resume and is_finished(log, config, args.output_dir):
             print(f"the run in {args.output_dir} is finished already")
             return
+        warning = doubt(num_digits, model.config)
+        if warning:
+            print(f"warning: {warning}", flush=True)
         resume = args.resume and (args.output_dir / "resume.pth").exists()
         try:
             log = fit(model, train_loader, val_loader, config, log, args.output_dir, resume)

@@ -65,9 +65,8 @@ def carry_into(a, b, num_digits):
 
 def conditions_of(column, num_digits):
     """The conditions that can be made in a column."""
-    possible = {"carry": True, "same carry": True, "other digits": column < num_digits, "arrives through a 9": column
-                >= 2,
-                "goes on through a 9": column < num_digits}
+    possible = {"carry": True, "same carry": True, "other digits": column < num_digits,
+                "arrives through a 9": column >= 2, "goes on through a 9": column < num_digits}
     return [condition for condition in CONDITIONS if possible[condition]]
 
 
@@ -101,8 +100,7 @@ def draw_pairs(pool, seen, num_digits, column, condition, count, seed=0):
     donors = torch.stack([a, b])
     found = torch.zeros_like(carry)
     agreeing = {"carry": [column], "same carry": [column], "other digits": [],
-                "arrives through a 9": [column, column - 1],
-            "goes on through a 9": [column]}[condition]
+                "arrives through a 9": [column, column - 1], "goes on through a 9": [column]}[condition]
     for _ in range(200):
         tried = torch.randint(low, high + 1, donors.shape, generator=generator)
         for k in agreeing:
@@ -125,8 +123,7 @@ def draw_pairs(pool, seen, num_digits, column, condition, count, seed=0):
 
 def implied_sum(a, b, column, gain):
     """The answer `[N]` to `a [N] + b [N]` if a carry entered the column where `gain [N]`, and none where not, against
-    what
-    is so: one more or one less in the column."""
+    what is so: one more or one less in the column."""
     return a + b + (2 * gain.long() - 1) * 10 ** column
 
 

@@ -80,8 +80,7 @@ def measure_orders(choosing, reporting, orders):
     Returns:
         A list of records: `order`, `heads` in the order of removal, `chosen_on` and `exact_match`, the curves on the
         two sets (the second of `n` problems), and how many heads can go by the first with less than 1 and less than 5
-        points
-        lost: `prunable_1_point`, `prunable_5_points`.
+        points lost: `prunable_1_point`, `prunable_5_points`.
     """
     progress = Progress("removal curves", len(orders))
     records = []

@@ -26,7 +26,7 @@ class TrainingConfig:
     `focal_loss`. `clip_norm` bounds the gradient's norm.
     """
 
-    epochs: int = 11
+    epochs: int = 22
     batch_size: int = 32
     lr: float = 1.5e-3
     seed: int = 0

@@ -8,6 +8,7 @@ import shutil
 import sys
 import tempfile
 import unittest
+from concurrent.futures import Future
 from pathlib import Path
 from unittest import mock
 
@@ -56,6 +57,24 @@ def without_pictures(module):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"picture")
     return mock.patch.object(module, "save_figure", save)
+
+
+class InThisProcess:
+    """A stand-in for a pool of processes."""
+
+    def __init__(self, *arguments, **options):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def submit(self, function, *arguments):
+        future = Future()
+        future.set_result(function(*arguments))
+        return future
 
 
 class TemporaryFolder(unittest.TestCase):

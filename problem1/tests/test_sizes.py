@@ -1,7 +1,6 @@
 """The runs over sizes of numbers: what is counted, the file of records, resumed runs, and the figure."""
 
 import unittest
-from concurrent.futures import Future
 from unittest import mock
 
 import torch
@@ -13,31 +12,13 @@ from learning.chains import count_right, problem_classes
 from learning.figures import plot_sizes
 from learning.loop import TrainingConfig
 from support.cli import UserError
-from tests.helpers import Oracle, TemporaryFolder, command
+from tests.helpers import InThisProcess, Oracle, TemporaryFolder, command
 
 
 def record(digits, order, seed, right=10):
     names = ["random", *(f"chain {length}" for length in range(digits + 1)), "all columns sum to 9"]
     return {"digits": digits, "order": order, "seed": seed, "n": 10, "right": dict.fromkeys(names, right),
             "seconds": 1.0}
-
-
-class InThisProcess:
-    """A stand-in for a pool of processes."""
-
-    def __init__(self, *arguments, **options):
-        pass
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-    def submit(self, function, *arguments):
-        future = Future()
-        future.set_result(function(*arguments))
-        return future
 
 
 class Counting(unittest.TestCase):

@@ -10,11 +10,11 @@ from torch.nn import functional as F
 
 import train
 from dataset import PAD_TOKEN, AdditionDataset, numbers_of
-from learning import loop
+from learning import checkpoint, loop
 from learning.checkpoint import load_model
 from learning.exhaustive import predict_forced
 from learning.loop import TrainingConfig, learning_rate
-from model import Seq2SeqTransformer
+from model import ORDERS, ModelConfig, Seq2SeqTransformer
 from support.digests import weights_digest
 from support.files import replacing
 from tests.helpers import TemporaryFolder, command, without_pictures
@@ -108,7 +108,7 @@ class Train(TemporaryFolder):
     def test_leaves_weights_log_and_curves(self):
         status, output, errors = self.train("run")
         self.assertEqual((status, errors), (0, ""))
-        self.assertEqual(output.count("\n"), 5, "a line an epoch, and one at the end")
+        self.assertEqual(output.count("\n"), 6, "a warning, a line an epoch, and one at the end")
         self.assertEqual(sorted(path.name for path in (self.folder / "run").glob("[!.]*")),
                          ["best_model.pth", "training_curves.png", "training_log.json"])
         log = self.log("run")
@@ -153,7 +153,7 @@ class Train(TemporaryFolder):
     def test_what_cannot_be_resumed_is_said_in_one_line(self):
         self.interrupted("stopped", after=1)
         self.assert_one_line(self.train("stopped", "--resume", "--lr", 0.5),
-                             "interrupted run differs in lr 0.002, now 0.5:")
+                             "interrupted run differs in lr 0.0015, now 0.5:")
         self.assert_one_line(self.train("stopped", "--resume", "--d-ff", 8), "differs in d_ff 16, now 8:")
         state = torch.load(self.folder / "stopped" / "resume.pth", weights_only=True)
         for value in ({}, {"log": 3}, state | {"model": {}}, state | {"optimizer": {}}, state | {"optimizer": 3}):
@@ -204,6 +204,24 @@ class Train(TemporaryFolder):
         self.assertRegex(output, r"of other weights now: exhaustive.json, head_analysis.carry.json; make them again "
                                  "with python analyze.py")
         self.assertEqual(self.log("run")["weights_sha256"], weights_digest(self.weights("run")))
+
+    def test_a_size_that_may_not_be_learned_is_warned_of_in_one_line(self):
+        self.assertRegex(self.train("run", epochs=1)[1], "^warning: there are only 81 problems of one digit")
+        sizes = {(digits, order, positions): train.doubt(digits,
+                                                         ModelConfig(13, 8, 2, 1, 1, 8, 0, 100, order, positions))
+                 for digits in (3, 10, 11) for order in ORDERS for positions in ("sinusoidal", "columns")}
+        silent = {size for size, warning in sizes.items() if warning is None}
+        self.assertEqual(silent, {(3, order, positions) for order in ORDERS for positions in ("sinusoidal", "columns")}
+                         | {(10, "right-to-left", "columns")})
+        self.assertIn("--positions columns", sizes[10, "right-to-left", "sinusoidal"])
+        self.assertIn("--order right-to-left", sizes[10, "left-to-right", "columns"])
+        self.assertIn("have not been tried", sizes[11, "right-to-left", "columns"])
+
+    def test_each_order_has_its_folder_of_results(self):
+        for order, folder in zip(ORDERS, (self.folder, self.folder / "right_to_left")):
+            with mock.patch.object(checkpoint, "RESULTS_DIR", self.folder):
+                command(train.main, "--data-dir", self.small_data(), "--order", order, "--epochs", 1, *SMALL)
+            self.assertEqual(load_model(folder / "best_model.pth")[0].config.order, order)
 
     def test_a_loss_that_is_not_finite_stops_training(self):
         with mock.patch.object(loop, "focal_loss", return_value=(torch.tensor(float("nan")), None)):
