@@ -5,6 +5,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -97,6 +98,25 @@ class Handout(unittest.TestCase):
                 with self.subTest(f"{folder}: python {' '.join(command)}"):
                     run = subprocess.run([sys.executable, *command], cwd=self.clone / folder, capture_output=True, text=True, timeout=600)
                     self.assertEqual((run.returncode, run.stderr if run.returncode else ""), (0, ""))
+
+    def test_records_of_another_training_give_a_draft_of_the_report(self):
+        results = self.clone / "problem1" / "results"
+        shutil.copytree(results / "right_to_left", results, dirs_exist_ok=True)
+        exhaustive = json.loads((results / "exhaustive.json").read_text())
+        (results / "exhaustive.json").write_text(json.dumps(exhaustive | {"errors": 7}))
+        report = (self.clone / "report.pdf").read_bytes()
+
+        def build(*options):
+            return subprocess.run([sys.executable, self.clone / ".report" / "build.py", *options], capture_output=True, text=True)
+        self.assertEqual(build().returncode, 1)
+        self.assertIn("the records no longer say", build().stderr)
+        self.assertEqual((self.clone / "report.pdf").read_bytes(), report)
+        draft = build("--draft")
+        self.assertEqual((draft.returncode, draft.stderr), (0, ""))
+        self.assertIn("- no error of the committed weights", draft.stdout)
+        self.in_order(self.clone / "report.pdf")
+        self.assertNotEqual((self.clone / "report.pdf").read_bytes(), report)
+        self.assertEqual(build("--check").returncode, 1)
 
 
 if __name__ == "__main__":

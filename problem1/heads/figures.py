@@ -1,5 +1,7 @@
 """Figures of the head analysis from records; nothing here runs a model or touches the disk."""
 
+from itertools import product
+
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -120,7 +122,7 @@ def plot_importance(records, gradients, baseline):
 def plot_breakdown(records, method="resample"):
     """Loss of exact match by carry pattern and cascade length, and of each output digit, a row for each head."""
     chosen = [record for record in records if record["method"] == method]
-    blocks = {"carries of the columns": "by_carry_pattern", "cascade length": "by_cascade_length",
+    blocks = {"columns that carry (1), highest first": "by_carry_pattern", "cascade length": "by_cascade_length",
               "digit of the sum": "by_output_digit"}
     tables = {title: (list(chosen[0][key]), [[-100 * value["mean"] for value in record[key].values()]
                                              for record in chosen])
@@ -166,14 +168,16 @@ def plot_pruning(orders, subsets):
     curves, sets = figure.subplots(1, 2, sharey=True)
     styles = {"greedy": (BLUE, "o-"), "ablation": (GREEN, "^-"), "gradient": (ORANGE, "s-")}
     for record in orders:
-        name, match = record["order"], record["exact_match"]
-        colour, style = styles.get(name, (GREY, "-"))
-        label = name if name in styles else "random (each of the draws)" if name == "random 1" else None
-        curves.plot(range(len(match)), match, style, color=colour, label=label, linewidth=1.6 if name in styles
-                    else 0.6,
-                    alpha=1 if name in styles else 0.5, markersize=4, zorder=3 if name in styles else 1)
+        if record["order"] in styles:
+            colour, style = styles[record["order"]]
+            curves.plot(range(len(record["exact_match"])), record["exact_match"], style, color=colour, markersize=4,
+                        label=f"order: {record['order']}", linewidth=1.6, zorder=3)
+    random = [record["exact_match"] for record in orders if record["order"] not in styles]
+    for number, match in enumerate(random):
+        curves.plot(match, color=GREY, linewidth=0.6, alpha=0.6, label=f"{len(random)} random orders" if not number
+                    else None)
     curves.set(xlabel="heads removed (output zero)", ylabel="exact match, free-running", ylim=(-0.02, 1.02),
-               title=f"In order, scored on {orders[0]['n']:,} test problems (cut below 50%)")
+               title=f"In order, on {orders[0]['n']:,} test problems (cut below 50%)")
     for kind, colour, marker in zip(dict.fromkeys(record["kind"] for record in subsets), (BLUE, ORANGE, GREEN), "os^"):
         chosen = [record for record in subsets if record["kind"] == kind]
         removed = [record["removed"] for record in chosen]
@@ -186,7 +190,8 @@ def plot_pruning(orders, subsets):
                                                         "problems")
     for axes in (curves, sets):
         for tolerance in (0.01, 0.05):
-            axes.axhline(1 - tolerance, color=GREY, linewidth=0.6, linestyle=":")
+            axes.axhline(1 - tolerance, color=GREY, linewidth=0.8, linestyle=":",
+                         label="1 and 5 points lost" if tolerance == 0.01 else None)
         axes.grid(alpha=0.3)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend(fontsize=8, loc="lower left")
@@ -197,15 +202,19 @@ def plot_sites(records, conditions, title):
     """Share of pairs answered as the injected carry implies, for every site alone: rows are heads, columns positions.
 
     Args:
-        records: those of `measure_sites` for all columns.
-        conditions: the conditions to draw, a row of panels each.
+        records: those of `measure_sites` for all columns, a row of panels each.
+        conditions: the conditions to draw, a panel each for the encoder and for the decoder.
     """
     columns = sorted({record["column"] for record in records})
-    figure = Figure(figsize=(7.2 * len(columns), 5.6 * len(conditions)), layout="constrained")
-    grid = figure.subplots(len(conditions), len(columns), squeeze=False)
-    for panels, condition in zip(grid, conditions):
-        for axes, column in zip(panels, columns):
-            chosen = [record for record in records if record["column"] == column and condition in record["conditions"]]
+    figure = Figure(figsize=(14, 4.1 * len(columns) + 0.6), layout="constrained")
+    stacks = list(product(("encoder", "decoder"), conditions))
+    sizes = {stack: len({record["site"].split("@")[1] for record in records if record["site"].startswith(stack)})
+             for stack in ("encoder", "decoder")}
+    grid = figure.subplots(len(columns), len(stacks), squeeze=False, width_ratios=[sizes[stack] for stack, _ in stacks])
+    for panels, column in zip(grid, columns):
+        for axes, (stack, condition) in zip(panels, stacks):
+            chosen = [record for record in records if record["column"] == column and record["site"].startswith(stack)
+                      and condition in record["conditions"]]
             rows = list(dict.fromkeys(record["site"].split("@")[0] for record in chosen))
             places = list(dict.fromkeys(record["site"].split("@")[1] for record in chosen))
             table = np.full((len(rows), len(places)), np.nan)
@@ -214,14 +223,15 @@ def plot_sites(records, conditions, title):
                 table[rows.index(row), places.index(place)] = record["conditions"][condition]["exact"]
             image = axes.imshow(table, vmin=0, vmax=1, cmap="viridis", aspect="auto", interpolation="nearest")
             axes.set_xticks(range(len(places)), labels=places, rotation=45)
-            axes.set_yticks(range(len(rows)), labels=rows, fontsize=8)
-            axes.set_title(f"carry into the column of s{10 ** column}: {condition}", fontsize=10)
+            first = condition == conditions[0]
+            axes.set_yticks(range(len(rows)), labels=rows if first else [""] * len(rows), fontsize=8)
+            axes.set_title(f"into s{10 ** column}: {condition}", fontsize=10)
             for (row, place), value in np.ndenumerate(table):
                 if value >= 0.05:
-                    axes.text(place, row, f"{100 * value:.0f}", ha="center", va="center", fontsize=7, color="black"
+                    axes.text(place, row, f"{100 * value:.0f}", ha="center", va="center", fontsize=8, color="black"
                               if value > 0.6 else "white")
     figure.suptitle(title)
-    figure.colorbar(image, ax=grid, label="share of pairs", shrink=0.8)
+    figure.colorbar(image, ax=grid, label="share of pairs", shrink=0.5)
     return figure
 
 
@@ -234,7 +244,7 @@ def plot_route(sets, mean_weights, source, target):
         source, target: labels of the positions.
     """
     levels = ["input"] + _blocks(mean_weights)
-    figure = Figure(figsize=(6.4 * len(sets), 6.4), layout="constrained")
+    figure = Figure(figsize=(4.4 * len(sets) + 1, 4.8), layout="constrained")
     places = {label: x for x, label in enumerate(source)} | {label: len(source) + 0.6 + x
                                                              for x, label in enumerate(target)}
     for axes, record in zip(np.atleast_1d(figure.subplots(1, len(sets), sharey=True)), sets):
@@ -267,12 +277,12 @@ def plot_route(sets, mean_weights, source, target):
         scores = [f"{text} {record['conditions'][condition]['exact']:.0%}" for condition, text in
                   (("carry", "as implied"), ("same carry", "changed in the control"))
                   if condition in record["conditions"]]
-        axes.set_title(f"carry into s{10 ** record['column']}: {', '.join(scores)}", fontsize=10)
-        axes.set_xticks(list(places.values()), labels=list(places), rotation=45)
+        axes.set_title(f"carry into s{10 ** record['column']}:\n{', '.join(scores)}", fontsize=11)
+        axes.set_xticks(list(places.values()), labels=list(places), rotation=60)
         axes.set_yticks(range(len(levels)), labels=levels)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle("Sites that hold the carry (red, with the heads' numbers) and what their heads "
-                    "read (blue, width: mean attention)")
+    figure.suptitle("Where the carry is held (red, with the heads' numbers), and what these heads read (blue, width: mean "
+                    "attention)")
     return figure
 
 
