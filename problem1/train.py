@@ -46,8 +46,8 @@ def make_parser():
     parser.add_argument("--output-dir", type=Path, default=None,
                         help="folder for weights, log and curves (default: results/, or results/right_to_left/)")
     parser.add_argument("--epochs", type=whole_number(1), default=None,
-                        help=f"passes over the training problems (default: {LONG}; {SHORT} if answers are written right "
-                        "to left or places are known by columns)")
+                        help=f"passes over the training problems (default: {LONG}; {SHORT} if answers are written "
+                        "right to left or places are known by columns)")
     parser.add_argument("--batch-size", type=whole_number(1), default=default.batch_size, help="problems a step")
     parser.add_argument("--lr", type=positive_number, default=default.lr, help="highest learning rate, after warm-up")
     parser.add_argument("--d-model", type=whole_number(1, 100_000), default=128, help="width of the model")

@@ -281,8 +281,8 @@ def plot_route(sets, mean_weights, source, target):
         axes.set_xticks(list(places.values()), labels=list(places), rotation=60)
         axes.set_yticks(range(len(levels)), labels=levels)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle("Where the carry is held (red, with the heads' numbers), and what these heads read (blue, width: mean "
-                    "attention)")
+    figure.suptitle("Where the carry is held (red, with the heads' numbers), and what these heads read (blue, width: "
+                    "mean attention)")
     return figure
 
 

@@ -532,7 +532,8 @@ class Command(TemporaryFolder):
 
     def test_what_is_missing_is_named(self):
         self.assert_one_line(command(analyze.main, "--results-dir", self.folder / "nothing"), "train.py")
-        self.assert_one_line(command(analyze.main, *self.arguments, "--seeds", 987654), "seeds.py --seeds 987654")
+        self.assert_one_line(command(analyze.main, *self.arguments, "--seeds", 987654),
+                             "seeds.py --order left-to-right --seeds 987654")
 
 
 if __name__ == "__main__":
