@@ -21,7 +21,7 @@ from heads.figures import (plot_breakdown, plot_case, plot_head, plot_importance
 from heads.patterns import attention_weights, measure_patterns, source_labels, target_labels
 from heads.pruning import measure_subsets
 from heads.sites import KINDS, Site, kind_of
-from heads.study import check_pruned, choose_problems, study_ablation, study_carry, study_pruning
+from heads.study import check_pruned, choose_problems, study_ablation, study_briefly, study_carry, study_pruning
 from inference import parse_problem
 from learning.carries import carry_pattern, cascade_length
 from learning.checkpoint import load_model, results_of, runs_of
@@ -115,22 +115,11 @@ def compare_seeds(seeds, args, device):
     for seed in seeds:
         model, about = load_model(runs_of(args.order) / f"seed_{seed}" / "best_model.pth", device,
                                   remedy=f"run python seeds.py --order {args.order} --seeds {seed}")
-        sets = load_sets(args, about)
-        num_digits = about["num_digits"]
-        test, choosing, reporting, stratified = (
-            Examination(model, *problems, args.batch_size)
-            for problems in (sets.test, sets.choosing, sets.reporting, sets.stratified))
-        ablation, importance = study_ablation(test, stratified, num_digits)
-        pruning = study_pruning(choosing, reporting, stratified, importance, random_draws=0)
-        carry = study_carry(model, sets, num_digits, args.batch_size, args.num_samples)
-        records.append({"seed": seed, KEY: weights_digest(model.state_dict()), "baseline": ablation["baseline"],
-                        "verdicts": ablation["verdicts"],
-                        "prunable_alone": ablation["prunable_alone"],
-                        "rank_correlation": importance["rank_correlation"],
-                        "orders": pruning["orders"], "sets": carry["sets"]})
+        record = study_briefly(model, load_sets(args, about), about["num_digits"], args.batch_size, args.num_samples)
+        records.append({"seed": seed, KEY: weights_digest(model.state_dict()), **record})
         write_json(folder / "seeds.json", records)
-        print(f"seed {seed}: {count(ablation['verdicts'])}; greedy removal of "
-              f"{pruning['orders'][0]['prunable_1_point']} heads costs less than a point", flush=True)
+        print(f"seed {seed}: {count(record['verdicts'])}; greedy removal of {record['greedy']['prunable_1_point']} "
+              "heads costs less than a point", flush=True)
     save_figure(folder / "seeds.png", plot_seeds(records))
 
 

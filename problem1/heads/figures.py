@@ -296,7 +296,7 @@ def plot_seeds(records):
     figure = Figure(figsize=(13, 4.4), layout="constrained")
     curves, bars = figure.subplots(1, 2, width_ratios=[1, 1.6])
     for record, colour, marker in zip(records, (BLUE, ORANGE, GREEN, RED, GREY), "os^Dv"):
-        match = record["orders"][0]["exact_match"]
+        match = record["greedy"]["exact_match"]
         curves.plot(range(len(match)), match, color=colour, marker=marker, markersize=4, label=f"seed {record['seed']}")
     curves.set(xlabel="heads removed (output zero)", ylabel="exact match on test problems", ylim=(0.4, 1.02),
                title="Greedy removal")

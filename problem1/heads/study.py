@@ -84,7 +84,7 @@ def study_ablation(test, stratified, num_digits):
     return ablation, rankings(on["stratified"], gradient_importance(stratified))
 
 
-def study_pruning(choosing, reporting, stratified, importance, random_draws=RANDOM_ORDERS):
+def study_pruning(choosing, reporting, stratified, importance):
     """Removal of many heads at once, ordered on the stratified set (and at random), stopped on one half of the test
     problems and reported on the other."""
     def ascending(measure):
@@ -92,7 +92,7 @@ def study_pruning(choosing, reporting, stratified, importance, random_draws=RAND
 
     orders = {"greedy": greedy_order(stratified), "ablation": ascending("exact match, zero"),
               "gradient": ascending("gradient"),
-              **random_orders(stratified.model, random_draws)}
+              **random_orders(stratified.model, RANDOM_ORDERS)}
     return {"heads": len(all_heads(stratified.model)), "orders": measure_orders(choosing, reporting, orders)}
 
 
@@ -141,3 +141,18 @@ def study_carry(model, sets, num_digits, batch_size=512, num_samples=None, save=
         record["probes"] = measure_probes(Examination(model, *encode_problems(*problems, num_digits), batch_size),
                                           num_digits)
     return record
+
+
+def study_briefly(model, sets, num_digits, batch_size=512, num_samples=None):
+    """What is compared between training seeds, in less time than the whole study takes.
+
+    Returns:
+        The record: `verdicts` of the heads and shares `prunable_alone` on the reporting half of the test problems, the
+        `greedy` order of removal (see `measure_orders`), and the `sets` that hold a carry (see `study_carry`).
+    """
+    choosing, reporting, stratified = (Examination(model, *problems, batch_size)
+                                       for problems in (sets.choosing, sets.reporting, sets.stratified))
+    ablations = measure_ablation(reporting, num_digits, {"set": "test"})
+    greedy, = measure_orders(choosing, reporting, {"greedy": greedy_order(stratified)})
+    return {"verdicts": verdicts(ablations), "prunable_alone": prunable_alone(ablations), "greedy": greedy,
+            "sets": study_carry(model, sets, num_digits, batch_size, num_samples)["sets"]}
