@@ -17,7 +17,7 @@ import train
 from dataset import AdditionDataset
 from generate_data import ensure_data
 from learning.checkpoint import load_model, results_of, runs_of
-from learning.exhaustive import check_all_pairs
+from learning.exhaustive import check_all_pairs, predict_forced
 from learning.loop import TrainingConfig
 from learning.runs import do_runs, read_runs
 from model import ORDERS, POSITIONS
@@ -39,11 +39,12 @@ def do_run(seed, folder, order, focus, epochs):
     log = read_json(folder / "training_log.json", "run python seeds.py again")
     model, about = load_model(folder / "best_model.pth")
     training_sources = AdditionDataset(DATA_DIR / "train.json").inputs
-    exhaustive = check_all_pairs(model, about["num_digits"], training_sources)
+    exhaustive = check_all_pairs(model, about["num_digits"], training_sources, predict=predict_forced)
     seconds = accumulate(epoch["seconds"] for epoch in log["epochs"])
     return {"seed": seed, KEY: log[KEY], "pairs": exhaustive["pairs"], "errors": exhaustive["errors"],
-            "unseen": exhaustive["unseen"], "error_list": exhaustive["error_list"], "epochs": len(log["epochs"]),
-            "best_epoch": log["best_epoch"],
+            "unseen": exhaustive["unseen"],
+            "error_list": [{"a": error["a"], "b": error["b"]} for error in exhaustive["error_list"]],
+            "epochs": len(log["epochs"]), "best_epoch": log["best_epoch"],
             "first_epoch_at_full_validation": next(
                 (epoch["epoch"] for epoch in log["epochs"] if epoch["val"]["exact_match"] == 1), None),
             "val_curve": [[round(elapsed, 3), epoch["epoch"] * len(training_sources), epoch["val"]["exact_match"]]

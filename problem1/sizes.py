@@ -15,7 +15,7 @@ from dataset import AdditionDataset
 from generate_data import ensure_data
 from learning.chains import count_right, problem_classes
 from learning.checkpoint import load_model
-from learning.exhaustive import MOST_PAIRS, check_all_pairs, count_pairs
+from learning.exhaustive import MOST_PAIRS, check_all_pairs, count_pairs, predict_forced
 from learning.figures import plot_sizes
 from learning.runs import do_runs
 from model import ORDERS
@@ -47,7 +47,8 @@ def do_run(digits, order, layers, seed, folder):
               "seconds": sum(epoch["seconds"] for epoch in log["epochs"]), "n": CLASS_SIZE,
               "right": count_right(model, problem_classes(digits, CLASS_SIZE, CLASS_SEED + digits))}
     if count_pairs(digits) <= MOST_PAIRS:
-        every = check_all_pairs(model, digits, AdditionDataset(data_dir / "train.json").inputs)
+        every = check_all_pairs(model, digits, AdditionDataset(data_dir / "train.json").inputs,
+                                predict=predict_forced)
         record |= {"pairs": every["pairs"], "errors": every["errors"]}
     return record
 
