@@ -55,7 +55,7 @@ def build(draft=False):
     try:
         broken = json.loads(typst.query(selector="<broken>", field="value", **source)) if draft else []
         return typst.compile(format="pdf", timestamp=0, **source), broken
-    except typst.TypstError as error:
+    except (typst.TypstError, RuntimeError) as error:  # what compile and query raise
         sys.exit(f"{error.message}\n{error.diagnostic}" if getattr(error, "diagnostic", None) else str(error))
 
 

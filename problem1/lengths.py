@@ -17,13 +17,13 @@ from generate_data import as_tokens, draw_pairs
 from learning.chains import NINES, count_right, draw_chain, draw_nines, draw_random, encode_digits
 from learning.checkpoint import load_model
 from learning.figures import plot_lengths
-from learning.loop import TrainingConfig, fit
+from learning.loop import fit
 from learning.runs import do_runs
 from model import POSITIONS, Seq2SeqTransformer
 from support.cli import HERE, RESULTS_DIR, Parser, run, whole_number
 from support.digests import file_digest, KEY, weights_digest
 from support.files import locked, replacing, save_figure
-from train import default_epochs, environment
+from train import default_config, environment
 
 TRAINED = {1: 59, 2: 2485, 3: 2485, 4: 2485, 5: 2486}  # digits: training problems
 HELD_OUT = {1: 11, 2: 497, 3: 497, 4: 497, 5: 498}  # digits: validation problems
@@ -77,7 +77,7 @@ def do_run(positions, seed, folder):
     data = folder.parent / "data"
     train_sets, val_sets = ([AdditionDataset(data / f"{split}_{digits}.json") for digits in TRAINED]
                             for split in ("train", "val"))
-    config = TrainingConfig(epochs=default_epochs("right-to-left", positions), seed=seed)
+    config = default_config("right-to-left", positions, seed=seed)
     torch.manual_seed(seed * 1_000_000)
     model = Seq2SeqTransformer(get_vocab_size(), dropout=0.0, order="right-to-left", positions=positions)
     log = {"num_digits": max(TRAINED), "model": asdict(model.config), "environment": environment("cpu"),

@@ -8,7 +8,7 @@ in runs/: controls for the choice of these.
 
 import support.interrupt  # first: Ctrl-C while torch loads
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
@@ -66,14 +66,16 @@ def main(arguments=None):
     parser.add_argument("--output-dir", type=Path, default=None,
                         help="folder of the records (default: results/, or results/right_to_left/)")
     args = parser.parse_args(arguments)
-    defaults = {"focus": TrainingConfig.focus, "epochs": train.default_epochs(args.order, POSITIONS[0])}
-    args.epochs = args.epochs or defaults["epochs"]
-    controls = [f"{name}_{getattr(args, name):g}" for name, value in defaults.items() if getattr(args, name) != value]
+    default = train.default_config(args.order, POSITIONS[0])
+    args.epochs = args.epochs or default.epochs
+    controls = [f"{name}_{getattr(args, name):g}" for name in ("focus", "epochs")
+                if getattr(args, name) != getattr(default, name)]
     path = (args.output_dir or results_of(args.order)) / f"{'_'.join(['seeds', *controls])}.jsonl"
     scratch = runs_of(args.order) / "_".join(controls)
     with locked(scratch):
         for record in read_runs(path, KEYS).values():
-            if record["training"] != asdict(TrainingConfig(seed=record["seed"], focus=args.focus, epochs=args.epochs)):
+            if record["training"] != asdict(replace(default, seed=record["seed"], focus=args.focus,
+                                                    epochs=args.epochs)):
                 raise UserError(f"{path} holds runs at other settings than the present ones: move it and {scratch} "
                                 "away")
         ensure_data(DATA_DIR)

@@ -29,7 +29,7 @@ MOST_PARAMETERS = 10 ** 9
 MOST_SINUSOIDAL = 3  # digits; with more, sinusoids leave long carries wrong or, from ten on, learn nothing
 MOST_LEFT_TO_RIGHT = 5  # digits; with more, long carries come out wrong (results/sizes/)
 MOST_MEASURED = 10  # digits
-LONG, SHORT = TrainingConfig.epochs, TrainingConfig.epochs // 2
+SHORT = {"epochs": 11, "batch_size": 32, "lr": 1.5e-3}  # enough, written right to left or with places by columns
 
 
 def environment(device):
@@ -46,10 +46,13 @@ def make_parser():
     parser.add_argument("--output-dir", type=Path, default=None,
                         help="folder for weights, log and curves (default: results/, or results/right_to_left/)")
     parser.add_argument("--epochs", type=whole_number(1), default=None,
-                        help=f"passes over the training problems (default: {LONG}; {SHORT} if answers are written "
-                        "right to left or places are known by columns)")
-    parser.add_argument("--batch-size", type=whole_number(1), default=default.batch_size, help="problems a step")
-    parser.add_argument("--lr", type=positive_number, default=default.lr, help="highest learning rate, after warm-up")
+                        help=f"passes over the training problems (default: {default.epochs}; {SHORT['epochs']} if "
+                        "answers are written right to left or places are known by columns)")
+    parser.add_argument("--batch-size", type=whole_number(1), default=None,
+                        help=f"problems a step (default: {default.batch_size}; {SHORT['batch_size']} in these cases)")
+    parser.add_argument("--lr", type=positive_number, default=None,
+                        help=f"highest learning rate, after warm-up (default: {default.lr}; {SHORT['lr']} in these "
+                        "cases)")
     parser.add_argument("--d-model", type=whole_number(1, 100_000), default=128, help="width of the model")
     parser.add_argument("--num-heads", type=whole_number(1), default=4, help="attention heads a layer")
     parser.add_argument("--num-layers", type=whole_number(1, 1_000), default=2,
@@ -71,10 +74,11 @@ def make_parser():
     return parser
 
 
-def default_epochs(order, positions):
-    """How many passes over the training problems are enough: left to right with absolute positions it takes twice as
-    many."""
-    return LONG if order == ORDERS[0] and positions != "columns" else SHORT
+def default_config(order, positions, **given):
+    """The `TrainingConfig` by which a model of this order and kind of positions is trained, but for what is given (and
+    not None): left to right with absolute positions it takes twice as many passes as otherwise."""
+    recipe = {} if order == ORDERS[0] and positions != "columns" else SHORT
+    return TrainingConfig(**recipe | {name: value for name, value in given.items() if value is not None})
 
 
 def make_model(args, device):
@@ -118,12 +122,12 @@ def main(arguments=None):
     args.output_dir = args.output_dir or results_of(args.order)
     device = choose_device(args.device)
     ensure_data(args.data_dir)
-    train_loader, *_ = create_dataloaders(args.data_dir, args.batch_size)
     _, val_loader, test_loader = create_dataloaders(args.data_dir, EVALUATION_BATCH)
-    num_digits = train_loader.dataset.num_digits
+    num_digits = test_loader.dataset.num_digits
     args.positions = args.positions or ("sinusoidal" if num_digits <= MOST_SINUSOIDAL else "columns")
-    config = TrainingConfig(epochs=args.epochs or default_epochs(args.order, args.positions),
-                            batch_size=args.batch_size, lr=args.lr, seed=args.seed, focus=args.focus)
+    config = default_config(args.order, args.positions, epochs=args.epochs, batch_size=args.batch_size, lr=args.lr,
+                            seed=args.seed, focus=args.focus)
+    train_loader, *_ = create_dataloaders(args.data_dir, config.batch_size)
 
     model = make_model(args, device)
     log = {"num_digits": num_digits,

@@ -27,8 +27,8 @@ class TrainingConfig:
     """
 
     epochs: int = 22
-    batch_size: int = 32
-    lr: float = 1.5e-3
+    batch_size: int = 128
+    lr: float = 2e-3
     seed: int = 0
     warmup: float = 0.05
     weight_decay: float = 0.3

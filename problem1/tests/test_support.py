@@ -48,10 +48,11 @@ class Digests(TemporaryFolder):
     def test_records_of_other_weights_are_found(self):
         for name, value in [("mine", {"weights_sha256": "1"}), ("other", {"weights_sha256": "2"}), ("none", {}),
                             ("list", [1]),
-                            ("in/other", {"weights_sha256": "2"}),
+                            ("in/other", {"weights_sha256": "2"}), ("of another model/own", {"weights_sha256": "2"}),
                             ("several", {"weights_sha256": {"one": "1", "two": "2"}})]:
             write_json(self.folder / f"{name}.json", value)
         (self.folder / "broken.json").write_text("{")
+        (self.folder / "of another model" / "best_model.pth").touch()
         found = lambda *arguments: [path.stem
                                     for path in records_of_other_weights(self.folder, *arguments)]  # noqa: E731
         self.assertEqual(found("1"), ["other", "other"])

@@ -153,7 +153,7 @@ class Train(TemporaryFolder):
     def test_what_cannot_be_resumed_is_said_in_one_line(self):
         self.interrupted("stopped", after=1)
         self.assert_one_line(self.train("stopped", "--resume", "--lr", 0.5),
-                             "interrupted run differs in lr 0.0015, now 0.5:")
+                             "interrupted run differs in lr 0.002, now 0.5:")
         self.assert_one_line(self.train("stopped", "--resume", "--d-ff", 8), "differs in d_ff 16, now 8:")
         state = torch.load(self.folder / "stopped" / "resume.pth", weights_only=True)
         for value in ({}, {"log": 3}, state | {"model": {}}, state | {"optimizer": {}}, state | {"optimizer": 3}):
