@@ -211,8 +211,8 @@ def analyze(args, device):
     save("carry", carry)
     if carry["sites"]:
         draw("carry_sites", plot_sites(
-            carry["sites"], ["carry", "same carry"], "Outputs of one site injected from another problem: exactly the "
-            "digits that the other carry implies (above), any change in the control (below)"))
+            carry["sites"], ["carry", "same carry"], "Outputs of one site injected from another problem: answers with "
+            "exactly the digits that the other carry implies (carry), changed answers (same carry: control)"))
         draw("carry_route", plot_route(
             [record for record in carry["sets"] if record["heads_only"] and record["searched_on"][0] == "carry"],
             {record["head"]: record["mean_weights"] for record in patterns}, source_labels(num_digits),

@@ -27,7 +27,7 @@ from support.files import locked, save_figure, write_json
 EVALUATION_BATCH = 500
 MOST_PARAMETERS = 10 ** 9
 MOST_SINUSOIDAL = 3  # digits; with more, sinusoids leave long carries wrong or, from ten on, learn nothing
-MOST_LEFT_TO_RIGHT = 5  # digits; with more, long carries come out wrong (results/sizes/)
+MOST_LEFT_TO_RIGHT = 5  # digits; with more, some long carries come out wrong
 MOST_MEASURED = 10  # digits
 SHORT = {"epochs": 11, "batch_size": 32, "lr": 1.5e-3}  # enough, written right to left or with places by columns
 

@@ -114,7 +114,7 @@ class Results(TemporaryFolder):
                 and record["searched_on"][0] == "carry"]
         self.assertEqual([record["column"] for record in sets], [1, 2, 3])
         for record in sets:
-            self.assertGreaterEqual(record["conditions"]["carry"]["exact"], 0.9)
+            self.assertGreaterEqual(record["conditions"]["carry"]["exact"], 0.95)
             self.assertLessEqual(record["conditions"]["same carry"]["exact"], 0.02)
 
     def test_the_head_study_was_done_on_five_seeds(self):
