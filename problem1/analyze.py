@@ -88,13 +88,16 @@ def make_case(model, a, b, num_digits):
 
 
 def draw_cases(model, pairs, num_digits, folder):
-    """A picture for each pair of numbers."""
-    for a, b in pairs:
-        save_figure(folder / f"case_{a}_{b}.png", plot_case(make_case(model, a, b, num_digits)))
+    """A picture for each pair of numbers; returns their records of `make_case`."""
+    cases = [make_case(model, a, b, num_digits) for a, b in pairs]
+    for (a, b), case in zip(pairs, cases):
+        save_figure(folder / f"case_{a}_{b}.png", plot_case(case))
+    return cases
 
 
 def draw_patterns(model, test_set, num_digits, batch_size, folder):
-    """The maps of all heads and of chosen test problems; returns the records of `measure_patterns`."""
+    """The maps of all heads and of chosen test problems; returns the records of `measure_patterns`, and that of the
+    last of the problems."""
     records = measure_patterns(attention_weights(model, *test_set, batch_size), num_digits, model.config.order)
     for record in records:
         save_figure(folder / f"{record['head']}.png", plot_head(record))
@@ -104,8 +107,8 @@ def draw_patterns(model, test_set, num_digits, batch_size, folder):
     a, b = numbers_of(test_set[0], num_digits)
     chosen = stratify(a, b, num_digits, MOST_CASES)
     pairs = list(zip(a[chosen].tolist(), b[chosen].tolist()))
-    draw_cases(model, pairs + ([(663, 497)] if num_digits == 3 else []), num_digits, folder)
-    return records
+    cases = draw_cases(model, pairs + ([(663, 497)] if num_digits == 3 else []), num_digits, folder)
+    return records, cases[-1]
 
 
 def compare_seeds(seeds, args, device):
@@ -170,8 +173,8 @@ def analyze(args, device):
         save_figure(folder / f"{name}.png", figure)
 
     sets = load_sets(args, about)
-    patterns = draw_patterns(model, sets.test, num_digits, args.batch_size, pictures)
-    save("patterns", {"heads": patterns})
+    patterns, example = draw_patterns(model, sets.test, num_digits, args.batch_size, pictures)
+    save("patterns", {"heads": patterns, "example": example})
     done(f"attention maps in {pictures}")
 
     test, choosing, reporting, stratified = (

@@ -67,7 +67,8 @@ def measure_patterns(weights, num_digits, order):
         - `entropy`: -sum w log w, in nats; `entropy_share`: over its largest value, log of the number of keys that the
           query may see (a query that sees one key does not count).
         - `own_column`: attention to the input digits of the query's own column (encoder: of a digit's column, itself
-          included; decoder: of the column of the digit it produces, so that the first has none).
+          included; decoder: of the column of the digit it produces, so that the first has none); `larger_of_two`: the
+          share of it that the digit with more of it has, 0.5 if both digits of a column are read alike.
         - `right_column`: attention to the input digits of the column to the right, where the carry comes from (units
           have none).
         - `plus`: to `+`. `diagonal`: of position t to position t (self-attention). `first`, `last`: to the first key,
@@ -99,17 +100,21 @@ def _head_measures(weights, visible, query_columns, key_columns, kind):
     limit = visible.sum(dim=1).float().log()
 
     def to_column(offset):
-        """Attention to the input digits of the column `offset` to the right, over the queries that have one there."""
-        if kind == "decoder.self":
-            return None
+        """Of the input digits of the column `offset` to the right: attention to them, and the share of it that the one
+        with more has; over the queries that have such a column."""
         wanted = torch.tensor([[q is not None and k is not None and k == q - offset for k in key_columns]
                                for q in query_columns])
         rows = wanted.any(dim=1)
-        return (weights * wanted).sum(dim=-1)[:, rows].mean(dim=1) if rows.any() else None
+        if kind == "decoder.self" or not rows.any():
+            return None, None
+        to_digits = (weights * wanted)[:, rows]
+        both = to_digits.sum(dim=-1)
+        return both.mean(dim=1), (to_digits.amax(dim=-1) / both.clamp_min(1e-30)).mean(dim=1)
 
+    own_column, larger_of_two = to_column(0)
     last = visible.long().cumsum(dim=1).argmax(dim=1)
     return {"entropy": entropy.mean(dim=1), "entropy_share": (entropy[:, several] / limit[several]).mean(dim=1),
-            "own_column": to_column(0), "right_column": to_column(1),
+            "own_column": own_column, "larger_of_two": larger_of_two, "right_column": to_column(1)[0],
             "plus": weights[..., key_columns.index(None)].mean(dim=1) if kind != "decoder.self" else None,
             "diagonal": None if kind == "decoder.cross" else weights.diagonal(dim1=1, dim2=2).mean(dim=1),
             "first": weights[..., 0].mean(dim=1),

@@ -124,23 +124,29 @@ def study_carry(model, sets, num_digits, batch_size=512, num_samples=None, save=
     """
     count, probed = (min(default, num_samples or default) for default in (PAIRS, PROBED))
     record = {"conditions": CONDITIONS, "sites": [], "sets": [], "probes": []}
-    for column in range(1, num_digits + 1):
-        try:
-            interchange = Interchange(model, sets.pool, sets.training, num_digits, column, count, batch_size)
-        except ValueError:  # small numbers, nearly all of them seen in training
-            continue
-        sites = measure_sites(interchange)
+    for sites, sets_found in interchanges(model, sets, num_digits, count, batch_size):
         record["sites"] += sites
-        for conditions in SEARCHES:
-            if conditions[0] in interchange.conditions:
-                record["sets"] += [find_smallest_set(interchange, sites, conditions, heads_only)
-                                   for heads_only in (False, True)]
+        record["sets"] += sets_found
         save(record)
     if record["sites"]:
         problems = [numbers[-probed:] for numbers in sets.pool]
         record["probes"] = measure_probes(Examination(model, *encode_problems(*problems, num_digits), batch_size),
                                           num_digits)
     return record
+
+
+def interchanges(model, sets, num_digits, count, batch_size):
+    """For each column that a carry can enter, the records of its sites (see `measure_sites`) and of the sets found
+    among them (`find_smallest_set`), on at most `count` pairs of each condition."""
+    for column in range(1, num_digits + 1):
+        try:
+            interchange = Interchange(model, sets.pool, sets.training, num_digits, column, count, batch_size)
+        except ValueError:  # small numbers, nearly all of them seen in training
+            continue
+        sites = measure_sites(interchange)
+        yield sites, [find_smallest_set(interchange, sites, conditions, heads_only)
+                      for conditions in SEARCHES if conditions[0] in interchange.conditions
+                      for heads_only in (False, True)]
 
 
 def study_briefly(model, sets, num_digits, batch_size=512, num_samples=None):
@@ -155,4 +161,5 @@ def study_briefly(model, sets, num_digits, batch_size=512, num_samples=None):
     ablations = measure_ablation(reporting, num_digits, {"set": "test"})
     greedy, = measure_orders(choosing, reporting, {"greedy": greedy_order(stratified)})
     return {"verdicts": verdicts(ablations), "prunable_alone": prunable_alone(ablations), "greedy": greedy,
-            "sets": study_carry(model, sets, num_digits, batch_size, num_samples)["sets"]}
+            "sets": [found for _, each in interchanges(model, sets, num_digits, min(PAIRS, num_samples or PAIRS),
+                                                       batch_size) for found in each]}

@@ -432,8 +432,8 @@ class Patterns(unittest.TestCase):
     def test_uniform_attention(self):
         record = self.measure("decoder.0.cross", torch.full((3, 5), 0.2))
         self.assertAlmostEqual(record["entropy_share"]["mean"], 1, places=5)
-        for key, value in {"own_column": 0.4, "right_column": 0.4, "plus": 0.2, "first": 0.2, "last": 0.2,
-                           "largest": 0.2, "sparsity": 0}.items():
+        for key, value in {"own_column": 0.4, "larger_of_two": 0.5, "right_column": 0.4, "plus": 0.2, "first": 0.2,
+                           "last": 0.2, "largest": 0.2, "sparsity": 0}.items():
             self.assertAlmostEqual(record[key]["mean"], value, places=5, msg=key)
         self.assertIsNone(record["diagonal"])
 
@@ -462,7 +462,8 @@ class Patterns(unittest.TestCase):
         weights[0, 4] = weights[1, 1] = weights[2, 0] = 1  # units read b1, tens a1, hundreds a10
         record = self.measure("decoder.0.cross", weights, order="right-to-left")
         self.assertEqual(record["queries"], ["s1", "s10", "s100"])
-        self.assertEqual([record[key]["mean"] for key in ("own_column", "right_column")], [0.5, 1])
+        self.assertEqual([record[key]["mean"] for key in ("own_column", "larger_of_two", "right_column")],
+                         [0.5, 0.5, 1])
 
     def test_one_full_pass_gives_rows_that_sum_to_one(self):
         weights = attention_weights(small_model(), *problems(50), batch_size=16)
