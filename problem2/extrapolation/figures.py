@@ -1,5 +1,6 @@
 """Figures of the analysis, from its records; nothing here runs a model or touches the disk."""
 
+import math
 from itertools import cycle
 
 import numpy as np
@@ -9,6 +10,7 @@ from support.plots import BLUE, GREEN, GREY, ORANGE, RED, SKY
 
 # Markers and lines tell the curves apart in grey.
 COLOURS = {"sinusoidal": BLUE, "learned": RED, "none": GREY, "recommended": GREEN}
+WIDTHS = {"sinusoidal": 4.5}  # so that it is seen under a curve that covers it
 MARKERS = {"sinusoidal": "o", "learned": "s", "none": "^", "recommended": "D"}
 OTHER_COLOURS = ("#CC79A7", ORANGE, SKY, "#000000", "#F0E442")
 TITLES = {"swap": "swaps (the course's)", "one_inversion": "one inversion", "one_swap": "one swap",
@@ -22,17 +24,22 @@ def looks_of(names):
 
 
 def plot_extrapolation(records, trained_lengths):
-    """Accuracy against length for each encoding, a panel for each kind of negatives, with 95% bands.
+    """Accuracy against length for each encoding, a panel for each kind of negatives, the first two large, with 95%
+    bands.
 
     Args:
-        records: those of `measure_group`; the gap control is drawn beside the length it is a control of.
+        records: those of `measure_group`; the gap control is drawn, hollow, at the length it is a control of.
         trained_lengths: the shortest and the longest training sequence.
     """
     kinds = [kind for kind in TITLES if any(record["negatives"] == kind for record in records)]
     looks = looks_of(dict.fromkeys(record["encoding"] for record in records))
     lengths = sorted({record["length"] for record in records if record["set"] == "length"})
-    figure = Figure(figsize=(4 * len(kinds), 4.4), layout="constrained")
-    for number, (axes, kind) in enumerate(zip(np.atleast_1d(figure.subplots(1, len(kinds), sharey=True)), kinds)):
+    rows = [kinds[:2], kinds[2:]] if len(kinds) > 2 else [kinds]
+    columns = math.lcm(*map(len, rows))
+    figure = Figure(figsize=(9, 4.2 if len(rows) == 1 else 7), layout="constrained")
+    figure.suptitle(f"Trained to {trained_lengths[1]} values: which encoding holds beyond?")
+    mosaic = [[kind for kind in row for _ in range(columns // len(row))] for row in rows]
+    for kind, axes in figure.subplot_mosaic(mosaic, height_ratios=[1.6, 1][:len(rows)], sharey=True).items():
         axes.axvspan(*trained_lengths, color=SKY, alpha=0.2, label="trained lengths")
         axes.axhline(0.5, color=GREY, linewidth=0.8, linestyle=":", label="chance")
         for encoding, (colour, marker) in looks.items():
@@ -42,17 +49,20 @@ def plot_extrapolation(records, trained_lengths):
                 if not points:
                     continue
                 x_values, accuracy, low, high = zip(*points)
-                axes.plot(x_values, accuracy, style, color=colour, marker=marker, markersize=5,
+                width = WIDTHS.get(encoding, 1.5) if name == "length" else 1
+                axes.plot(x_values, accuracy, style, color=colour, marker=marker, markersize=5, linewidth=width,
                           markerfacecolor=None if name == "length" else "white",
-                          label=encoding if name == "length" else f"{encoding}: gaps of that length, 16 values")
+                          label=encoding if name == "length" else None)
                 axes.fill_between(x_values, low, high, color=colour, alpha=0.15, linewidth=0)
         axes.set_xscale("log", base=2)
         axes.set_xticks(lengths, labels=map(str, lengths))
         axes.minorticks_off()
         axes.set(title=TITLES[kind], xlabel="sequence length (values)", ylim=(0.4, 1.02))
         axes.grid(alpha=0.3)
-        if number == 0:
+        if axes.get_subplotspec().is_first_col():
             axes.set_ylabel("accuracy (band: 95% interval)")
+    axes.plot([], [], "--", color="black", marker="o", markerfacecolor="white", linewidth=1,
+              label="hollow: 16 values with the gaps of that length")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=9)
     return figure
 

@@ -44,6 +44,11 @@ def legend_below(figure, axes):
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, fontsize=8)
 
 
+def beside(values, number, count):
+    """The places on a logarithmic axis of line `number` of `count`: shifted a little, so that none hides another."""
+    return [value * 2 ** (0.14 * (number - (count - 1) / 2)) for value in values]
+
+
 def make_panels(count, columns=3, **options):
     """A figure with `count` panels, three in a row: `(figure, its axes)`."""
     rows = math.ceil(count / columns)
@@ -112,7 +117,8 @@ def plot_parts(records, negatives="one_inversion", lengths=(16, 64, 256)):
 
 def plot_shortcut(records, length=16):
     """Accuracy in distribution against accuracy on one inversion; and against the agreement with the trend model."""
-    figure = Figure(figsize=(11, 4.8), layout="constrained")
+    figure = Figure(figsize=(11, 5.1), layout="constrained")
+    figure.suptitle("Each dot is a run: does accuracy on the test split mean that neighbours are compared?")
     inversion, agreement = figure.subplots(1, 2)
     kinds = [("without augmentation", lambda record: record["settings"]["augmentation"] == "none", "o", ORANGE),
              ("with augmentation", lambda record: record["settings"]["augmentation"] != "none", "s", BLUE)]
@@ -138,27 +144,33 @@ def plot_shortcut(records, length=16):
 def plot_untrained_rows(records):
     """Learned positions past the trained rows: accuracy against length under each policy, a panel a variant."""
     groups = by_variant(record for record in records if "untrained_rows" in record)
-    figure = Figure(figsize=(4.2 * len(groups), 4.4), layout="constrained")
-    for axes, (variant, group) in zip(np.atleast_1d(figure.subplots(1, len(groups), sharey=True)), groups.items()):
-        entries = [entry for record in group for entry in record["untrained_rows"]]
-        for number, policy in enumerate(dict.fromkeys(entry["policy"] for entry in entries)):
-            for negatives, style in [("swap", "-"), ("one_inversion", "--")]:
-                lengths = sorted({entry["length"] for entry in entries})
-                points = [mean_interval([entry["accuracy"] for entry in entries
-                                         if (entry["length"], entry["policy"], entry["negatives"])
-                                         == (length, policy, negatives)])
-                          for length in lengths]
-                axes.errorbar(lengths, *zip(*points), linestyle=style, color=PALETTE[number], marker=MARKS[number],
-                              capsize=2, label=f"{policy}, {negatives.replace('_', ' ')}")
+    figure = Figure(figsize=(4.2 * len(groups), 6.4), layout="constrained")
+    figure.suptitle("Learned rows past the training lengths, replaced after training: what brings accuracy back?\n"
+                    "(a dot a seed, a line their mean; interpolation: the trained rows stretched)")
+    kinds = ("swap", "one_inversion")
+    panels = figure.subplots(len(kinds), len(groups), sharex=True, sharey=True, squeeze=False)
+    for (negatives, (variant, group)), axes in zip(product(kinds, groups.items()), panels.flat):
+        entries = [entry for record in group for entry in record["untrained_rows"] if entry["negatives"] == negatives]
+        lengths = sorted({entry["length"] for entry in entries})
+        policies = list(dict.fromkeys(entry["policy"] for entry in entries))
+        for number, policy in enumerate(policies):
+            seeds = [[entry["accuracy"] for entry in entries if (entry["length"], entry["policy"]) == (length, policy)]
+                     for length in lengths]
+            places = beside(lengths, number, len(policies))
+            axes.plot(places, seeds, MARKS[number], color=PALETTE[number], markersize=4, alpha=0.5)
+            axes.plot(places, [statistics.mean(values) for values in seeds], color=PALETTE[number],
+                      marker=MARKS[number], markersize=4, label=policy)
         axes.axhline(0.5, color=GREY, linestyle=":", label="chance")
         axes.set_xscale("log", base=2)
         axes.set_xticks(lengths, labels=map(str, lengths))
-        axes.set(title=variant, xlabel="sequence length (values)", ylim=(0.4, 1.02))
-        axes.title.set_fontsize(9)
+        axes.set_title(f"{variant}: {negatives.replace('_', ' ')}", fontsize=9)
         axes.grid(alpha=0.3)
-        if axes.get_subplotspec().is_first_col():
-            axes.set_ylabel("accuracy (mean, 95% interval)")
-    legend_below(figure, axes)
+    panels[0, 0].set_ylim(0.4, 1.02)
+    for axes in panels[-1]:
+        axes.set_xlabel("sequence length (values)")
+    for axes in panels[:, 0]:
+        axes.set_ylabel("accuracy")
+    legend_below(figure, panels[0, 0])
     return figure
 
 
@@ -166,7 +178,8 @@ def plot_dilution(records):
     """Margin against length, sorted and with one violation, a panel a variant: mean over seeds, band one standard
     deviation."""
     groups = by_variant(records)
-    figure, panels = make_panels(len(groups))
+    figure, panels = make_panels(len(groups), sharey=True)
+    figure.suptitle("What one inversion moves: where the lines meet it is not seen; below zero all is called unsorted")
     for axes, (variant, group) in zip(panels, groups.items()):
         lengths = [entry["length"] for entry in group[0]["dilution"]]
         for name, colour, mark in [("sorted", BLUE, "o"), ("one_inversion", ORANGE, "s")]:
@@ -178,9 +191,11 @@ def plot_dilution(records):
         axes.axhline(0, color=GREY, linestyle=":")
         axes.set_xscale("log", base=2)
         axes.set_xticks(lengths, labels=map(str, lengths))
-        axes.set(title=variant, xlabel="sequence length (values)", ylabel="margin (logit)")
+        axes.set(title=variant, xlabel="sequence length (values)")
         axes.title.set_fontsize(9)
         axes.grid(alpha=0.3)
+        if axes.get_subplotspec().is_first_col():
+            axes.set_ylabel("margin (logit)")
     legend_below(figure, axes)
     return figure
 
@@ -198,7 +213,8 @@ def neighbour_head(record):
 def plot_neighbour_head(records):
     """Of each run's neighbour head, against length: entropy, top weight, and the weight of its neighbour; a line a
     variant."""
-    figure = Figure(figsize=(13, 4.2), layout="constrained")
+    figure = Figure(figsize=(13, 4.4), layout="constrained")
+    figure.suptitle("The head that looks most at one neighbour: does it keep looking as sequences grow?")
     panels = figure.subplots(1, 3)
     for number, (variant, group) in enumerate(by_variant(records).items()):
         chosen = []
@@ -223,6 +239,7 @@ def plot_gap(records, negatives="one_inversion"):
     """Length against gap: accuracy at each length, and at 16 values with the gaps of that length; a panel a variant."""
     groups = by_variant(records)
     figure, panels = make_panels(len(groups), sharey=True)
+    figure.suptitle("Length or gap? Where the lines part, length itself is the obstacle")
     for axes, (variant, group) in zip(panels, groups.items()):
         sources = sorted({entry["gap_source"] for entry in group[0]["accuracy"]} - {None})
         for name, points, style, mark in [
@@ -246,14 +263,16 @@ def plot_gap(records, negatives="one_inversion"):
 
 def plot_ties(records):
     """Accuracy against the number of distinct values that sequences were drawn from; a line a variant."""
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure = Figure(figsize=(10, 4.4), layout="constrained")
+    figure.suptitle("Many ties: right on both kinds of sequences, or calling everything the same?")
+    groups = by_variant(records)
     for axes, kind in zip(figure.subplots(1, 2, sharey=True), ("sorted", "one_inversion")):
-        for number, (variant, group) in enumerate(by_variant(records).items()):
+        for number, (variant, group) in enumerate(groups.items()):
             distinct = [entry["distinct"] for entry in group[0]["ties"] if entry["set"] == kind]
             points = [mean_interval([entry["accuracy"] for record in group for entry in record["ties"]
                                      if (entry["set"], entry["distinct"]) == (kind, n)]) for n in distinct]
-            axes.errorbar(distinct, *zip(*points), color=PALETTE[number % 7], marker=MARKS[number % 7], capsize=2,
-                          label=variant)
+            axes.errorbar(beside(distinct, number, len(groups)), *zip(*points), color=PALETTE[number % 7],
+                          marker=MARKS[number % 7], markersize=5, capsize=2, label=variant)
         axes.set_xscale("log", base=2)
         axes.set_xticks(distinct, labels=map(str, distinct))
         axes.set(title=kind.replace("_", " "), xlabel="distinct values (16 in a sequence)", ylabel="accuracy",
