@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 from support.plots import BLUE, GREEN, GREY, ORANGE, RED
 
+PINK = "#CC79A7"
 METHOD_COLOURS = {"zero": BLUE, "mean": ORANGE, "resample": GREEN}
 
 
@@ -76,11 +77,12 @@ def plot_case(case):
     heads = 1 + max(int(record["head"].rsplit(".", 1)[1]) for record in case["maps"])
     rows = len(case["maps"]) // heads
     # In inches: a layout found by matplotlib takes as long as the drawing.
-    width, height = 2.5 * heads + 1.4, 2.2 * rows + 1.0
+    width, height = 2.5 * heads + 1.4, 2.2 * rows + 1.25
     figure = Figure(figsize=(width, height))
-    figure.suptitle(f"{case['problem']} = {case['answer']}   ({case['why']})", y=1 - 0.2 / height)
+    figure.suptitle(f"{case['problem']} = {case['answer']}   ({case['why']})\nEach map is a head, in the order in which they act; "
+                    "bright: the token on the left reads the one below", y=1 - 0.15 / height)
     grid = figure.subplots(rows, heads, squeeze=False, gridspec_kw={
-        "left": 0.75 / width, "right": 1 - 1.0 / width, "bottom": 0.65 / height, "top": 1 - 0.6 / height, "wspace": 0.2,
+        "left": 0.75 / width, "right": 1 - 1.0 / width, "bottom": 0.65 / height, "top": 1 - 0.85 / height, "wspace": 0.2,
         "hspace": 0.35})
     for axes, record in zip(grid.flat, case["maps"]):
         image = draw_map(axes, record["weights"], record["queries"], record["keys"])
@@ -178,7 +180,7 @@ def plot_pruning(orders, subsets):
                     else None)
     curves.set(xlabel="heads removed (output zero)", ylabel="exact match, free-running", ylim=(-0.02, 1.02),
                title=f"In order, on {orders[0]['n']:,} test problems (cut below 50%)")
-    for kind, colour, marker in zip(dict.fromkeys(record["kind"] for record in subsets), (BLUE, ORANGE, GREEN), "os^"):
+    for kind, colour, marker in zip(dict.fromkeys(record["kind"] for record in subsets), (PINK, RED, "black"), "os^"):
         chosen = [record for record in subsets if record["kind"] == kind]
         removed = [record["removed"] for record in chosen]
         sets.plot(removed, [record["best"] for record in chosen], color=colour, marker=marker,
