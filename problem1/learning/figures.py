@@ -55,6 +55,7 @@ def plot_sizes(records):
                           for length in range(digits + 1)]
                 means = [sum(values) / len(values) for values in shares]
                 axes.errorbar(range(digits + 1), means, capsize=2, marker="osD^vPX*"[number % 8], markersize=5,
+                              linewidth=1.2 + 0.9 * (len(sizes) - 1 - number),  # none hides one that it covers
                               yerr=[[max(0, mean - min(values)) for mean, values in zip(means, shares)],
                                     [max(0, max(values) - mean) for mean, values in zip(means, shares)]],
                               color=colormaps["viridis"](0.9 * number / max(1, len(sizes) - 1)), label=f"{digits}")
