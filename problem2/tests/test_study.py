@@ -184,10 +184,12 @@ class Study(TemporaryFolder):
                                  SCALED_CELLS=("scaled", "no records"), LEARNED=("root",),
                                  COMPARED=names, SCALING=names), \
                 mock.patch.object(measures, "LONGEST", {300: 4}), mock.patch.object(verification, "VALUES", 4), \
-                without_pictures(study):
+                mock.patch.object(study, "plot_grid", wraps=study.plot_grid) as grids, without_pictures(study):
             status, _, errors = self.study("--figures", "--results-dir", self.folder, "--output-dir",
                                            self.folder / "out")
         self.assertEqual((status, errors), (0, ""))
+        self.assertEqual([{record["variant"] for record in call.args[0]} for call in grids.call_args_list],
+                         2 * [{"root", "child"}] + 2 * [{"scaled"}])
         figures = sorted(path.stem for path in (self.folder / "out").glob("*.png"))
         self.assertEqual(figures, ["bias", "dilution", "gap", "grid_one_inversion", "grid_scaled_one_inversion",
                                    "grid_scaled_swap", "grid_swap", "neighbour_head", "pairs",
