@@ -240,8 +240,8 @@ class SortingClassifier(nn.Module):
     """Encoder, pooling over the real positions, and a linear layer to two classes: 0 unsorted, 1 sorted.
 
     All arguments are kept in `config`. `pooling` is a name in `POOLINGS`; `log_scaling`, False, True or
-    `LEARNED_SCALING`, is explained in `MultiHeadAttention` and `AttentionPooling`. `about` is a dict of plain values that say where the weights come from; both travel in the
-    state dict.
+    `LEARNED_SCALING`, is explained in `MultiHeadAttention` and `AttentionPooling`. `about` is a dict of plain values
+    that say where the weights come from; both travel in the state dict.
 
     Raises:
         ValueError: if `d_model` is not a positive multiple of `num_heads`, no encoding or pooling has that name, or the

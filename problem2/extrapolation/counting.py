@@ -113,8 +113,8 @@ def counted_margins(model, sequence):
         ValueError: if the counting does not apply to the model, or the sequence has no value.
     """
     if not applies(model):
-        raise ValueError("margins can be counted in models of one layer alone, with a relative or local bias, pooled by "
-                         "the lowest position")
+        raise ValueError("margins can be counted in models of one layer alone, with a relative or local bias, pooled "
+                         "by the lowest position")
     if not len(sequence):
         raise ValueError("a sequence without values has no positions")
     return CountedModel(model).margins(sequence)

@@ -51,7 +51,8 @@ class Counting(unittest.TestCase):
                          [[0, 0, 0], [0, 0, 0], [1, 0, 0], [2, 1, 0], [3, 1, 1]])
 
     def test_models_that_know_more_than_values_and_sides_are_refused(self):
-        for model in (tiny(num_layers=2), tiny(pooling="max"), create_model("sinusoidal", num_layers=1, pooling="lowest")):
+        for model in (tiny(num_layers=2), tiny(pooling="max"),
+                      create_model("sinusoidal", num_layers=1, pooling="lowest")):
             with self.assertRaisesRegex(ValueError, "one layer alone"):
                 counting.counted_margins(model, torch.tensor([1, 2]))
         with self.assertRaisesRegex(ValueError, "no positions"):

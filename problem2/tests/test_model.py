@@ -165,8 +165,8 @@ class Model(unittest.TestCase):
     def test_where_padding_stands_and_how_much_changes_nothing(self):
         for name, changes in ([(name, {}) for name in ENCODINGS if name != "random_positions"]
                               + [("sinusoidal", {"pooling": pooling}) for pooling in POOLINGS]
-                              + [(name, {"log_scaling": scaling, "pooling": "attention"}) for scaling in (True, "learned")
-                                 for name in ("none", "relative_bias", "local_bias")]):
+                              + [(name, {"log_scaling": scaling, "pooling": "attention"})
+                                 for scaling in (True, "learned") for name in ("none", "relative_bias", "local_bias")]):
             model = small_model(name, **changes)
             for parameter in model.pooling.parameters():
                 nn.init.normal_(parameter)

@@ -40,7 +40,8 @@ class Table(TemporaryFolder):
 
     def test_the_grid_is_complete(self):
         made = {tuple(variant.settings()[key] for key in ("encoding_type", "pooling", "log_scaling"))
-                + (variant.augmentation != "none",) for name, variant in VARIANTS.items() if name in CELLS + SCALED_CELLS}
+                + (variant.augmentation != "none",) for name, variant in VARIANTS.items()
+                if name in CELLS + SCALED_CELLS}
         self.assertEqual(made, set(itertools.product(ENCODINGS, POOLINGS, (False, True), (False, True))))
         self.assertEqual([VARIANTS[name].parent for name in SCALED_CELLS], CELLS)
         for name in CELLS:
