@@ -117,7 +117,7 @@ def draw_split(size, min_len, max_len, seed, seen):
     return [draw_new(draw, seen) for _ in range(size)]
 
 
-def draw_test_sets(size, draw, seed, seen):
+def draw_test_sets(size, draw, seed, seen, kinds=tuple(NEGATIVES)):
     """Test sets `{kind of negatives: sequences}`, each half sorted; in each all differ, and none is in `seen`.
 
     All kinds share their sorted half and the sorted sequences that the negatives are made of, so that they are compared
@@ -134,9 +134,9 @@ def draw_test_sets(size, draw, seed, seen):
     positives = [draw_new(lambda: draw(generator), taken) for _ in range(size // 2)]
     bases = [draw_new(lambda: draw(generator), taken, gives_negatives) for _ in range(size - size // 2)]
     sets = {}
-    for kind, make_negative in NEGATIVES.items():
+    for kind in kinds:
         taken = set(seen)
-        sets[kind] = positives + [draw_new(lambda: make_negative(base, generator), taken) for base in bases]
+        sets[kind] = positives + [draw_new(lambda: NEGATIVES[kind](base, generator), taken) for base in bases]
     return sets
 
 
@@ -218,10 +218,19 @@ def ensure_test_set(data_dir, length, gap_source=None):
     if missing:
         print(f"no test set of {length} values{f' with the gaps of {gap_source}' if gap_source else ''} in {data_dir}: "
               "generating it", flush=True)
-        splits = [SortingDataset(data_dir / f"{split}.json") for split in SPLITS]
-        seen = {tuple(row[:n]) for split in splits for row, n in zip(split.sequences.tolist(), split.lengths.tolist())}
-        files = make_test_set(length, gap_source, len(splits[-1]), SEED, seen)
+        splits = load_splits(data_dir)
+        files = make_test_set(length, gap_source, len(splits[-1]), SEED, set().union(*splits))
         write_files(data_dir, {name: files[name] for name in missing})
+
+
+def load_splits(data_dir):
+    """The sequences of each split, as lists of tuples.
+
+    Raises:
+        UserError: if a file is missing or damaged.
+    """
+    splits = [SortingDataset(Path(data_dir) / f"{split}.json") for split in SPLITS]
+    return [[tuple(row[:n]) for row, n in zip(split.sequences.tolist(), split.lengths.tolist())] for split in splits]
 
 
 def main(arguments=None):

@@ -29,7 +29,11 @@ class ModelConfig:
     max_len: int
     encoding_type: str
     pooling: str = "mean"
-    log_scaling: bool = False
+    log_scaling: bool | str = False
+
+
+LEARNED_SCALING = "learned"
+SMALLEST_SCALE = 0.1  # a scale stays positive: a bias of -inf cannot be multiplied by 0
 
 
 def attention_scores(Q, K, bias=None):
@@ -65,8 +69,10 @@ def scaled_dot_product_attention(Q, K, V, mask=None, bias=None):
 class MultiHeadAttention(nn.Module):
     """H attentions side by side, each on its own D = d_k = d_model / H dimensions.
 
-    With `log_scaling` the scores, bias included, are multiplied by the logarithm of the number of keys, so that a
-    softmax over many keys can stay as sharp as one over few (Chiang & Cholak 2022, arXiv:2202.12172, section 5).
+    With `log_scaling` the scores, bias included, are multiplied by the logarithm of the number n of keys, so that a
+    softmax over many keys can stay as sharp as one over few (Chiang & Cholak 2022, arXiv:2202.12172, section 5); with
+    `LEARNED_SCALING` by s log n + b, s and b a learned number each a head, which start from 1 and 0 (Nakanishi 2025,
+    arXiv:2501.19399, learns s).
 
     Raises:
         ValueError: if `d_model` is not a positive multiple of `num_heads`.
@@ -82,6 +88,9 @@ class MultiHeadAttention(nn.Module):
         self.W_v = nn.Linear(d_model, d_model)
         self.W_o = nn.Linear(d_model, d_model)
         self.no_positions = NoPositionalEncoding(d_model)
+        if log_scaling == LEARNED_SCALING:
+            self.scale_slope = nn.Parameter(torch.ones(num_heads))
+            self.scale_offset = nn.Parameter(torch.zeros(num_heads))
 
     def split_heads(self, x):
         """`[B, T, d_model]` -> `[B, H, T, D]`."""
@@ -115,9 +124,19 @@ class MultiHeadAttention(nn.Module):
         if not self.log_scaling:
             return Q, K, bias
         keys = torch.tensor(K.size(2)) if mask is None else (mask != 0).sum(dim=-1, keepdim=True)
-        # Of one key the logarithm is 0, which a bias of -inf cannot be multiplied by.
-        scale = keys.clamp(min=2).to(Q).log()
+        scale = self.scale(keys.to(Q))
         return Q * scale, K, None if bias is None else bias * scale
+
+    def scale(self, keys):
+        """What the scores are multiplied by, given how many keys each query has: `keys` is a number in a tensor or
+        broadcastable to `[B, H, T, 1]`, and so is the result."""
+        if not self.log_scaling:
+            return torch.ones_like(keys)
+        logarithm = keys.clamp(min=2).log()  # of one key it would be 0
+        if self.log_scaling != LEARNED_SCALING:
+            return logarithm
+        learned = self.scale_slope[:, None, None] * logarithm + self.scale_offset[:, None, None]
+        return learned.clamp(min=SMALLEST_SCALE)
 
     def scores(self, query, key, positions):
         """The scores `[B, H, T, S]` that the softmax of `forward` sees if nothing is masked."""
@@ -150,7 +169,7 @@ class MeanPooling(nn.Module):
     A sequence without any real value is pooled to zeros, here and in the other poolings.
     """
 
-    def __init__(self, d_model):
+    def __init__(self, d_model, log_scaling=False):
         super().__init__()
 
     def forward(self, h, classifier, mask=None):
@@ -193,15 +212,20 @@ class AttentionPooling(MeanPooling):
     """A mean weighted by the softmax, over the real positions, of a learned linear score (Lin et al. 2017,
     arXiv:1703.03130, one hop).
 
-    The scores start from 0: as the plain mean.
+    The scores start from 0: as the plain mean. With any `log_scaling` they are multiplied by the logarithm of the
+    number of real positions, as those of `MultiHeadAttention` are; the query learns how large they are.
     """
 
-    def __init__(self, d_model):
+    def __init__(self, d_model, log_scaling=False):
         super().__init__(d_model)
+        self.log_scaling = bool(log_scaling)
         self.query = nn.Parameter(torch.zeros(d_model))
 
     def forward(self, h, classifier, mask=None):
         scores = h @ self.query
+        if self.log_scaling:
+            real = torch.tensor(h.size(1)) if mask is None else mask.sum(dim=1, keepdim=True)
+            scores = scores * real.clamp(min=1).to(h).log()
         if mask is None:
             weights = scores.softmax(dim=1)
         else:
@@ -215,9 +239,9 @@ POOLINGS = {"mean": MeanPooling, "max": MaxPooling, "lowest": LowestPooling, "at
 class SortingClassifier(nn.Module):
     """Encoder, pooling over the real positions, and a linear layer to two classes: 0 unsorted, 1 sorted.
 
-    All arguments are kept in `config`. `pooling` is a name in `POOLINGS`; `log_scaling` is explained in
-    `MultiHeadAttention`. `about` is a dict of plain values that say where the weights come from; both travel in the
-    state dict.
+    All arguments are kept in `config`. `pooling` is a name in `POOLINGS`; `log_scaling`, False, True or
+    `LEARNED_SCALING`, is explained in `MultiHeadAttention` and `AttentionPooling`. `about` is a dict of plain values
+    that say where the weights come from; both travel in the state dict.
 
     Raises:
         ValueError: if `d_model` is not a positive multiple of `num_heads`, no encoding or pooling has that name, or the
@@ -240,7 +264,7 @@ class SortingClassifier(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.apply(initialise)
         self.pos_encoding = get_positional_encoding(encoding_type, d_model, max_len, num_heads)
-        self.pooling = POOLINGS[pooling](d_model)
+        self.pooling = POOLINGS[pooling](d_model, log_scaling)
 
     def embed(self, x):
         """Values `[B, L]` -> embeddings with positions added `[B, L, d_model]`."""

@@ -33,7 +33,7 @@ from generate_data import NEGATIVES, TEST_LENGTHS, ensure_data, ensure_test_set
 from learning.checkpoint import load_model
 from learning.evaluation import evaluate
 from learning.loop import fit
-from learning.variants import CELLS, GRID, RECOMMENDED, VARIANTS
+from learning.variants import CELLS, GRID, RECOMMENDED, SCALED_CELLS, VARIANTS
 from positional_encoding import ENCODINGS, REQUIRED
 from support.cli import DATA_DIR, HERE, RESULTS_DIR, Parser, UserError, run, whole_number
 from support.digests import KEY, file_digest, weights_digest
@@ -150,7 +150,7 @@ def list_variants(records, names):
         done = [record for key, record in records.items() if key[0] == name]
         seeds = ", ".join(str(record["seed"]) for record in done) or "none yet"
         seconds = f"; {statistics.mean(record['seconds'] for record in done):.0f} s a run" if done else ""
-        print(f"{name:36} {f'{variant.parent}, but {changed[0]}' if changed else 'a root':70} seeds: {seeds}{seconds}")
+        print(f"{name:46} {f'{variant.parent}, but {changed[0]}' if changed else 'a root':70} seeds: {seeds}{seconds}")
 
 
 def run_all(todo, args):
@@ -187,9 +187,10 @@ def draw_figures(args):
     figures = {"shortcut": plot_shortcut(records),
                "pairs": plot_pairs(examined["pair_margins"]["alone"], examined["pair_errors"]["alone"]),
                "bias": plot_bias(examined["bias"]["weights"], examined["bias"]["reach"])}
-    parts = {name for record in records if record["variant"] not in CELLS
+    parts = {name for record in records if record["variant"] not in (*CELLS, *SCALED_CELLS)
              for name in (record["variant"], record["parent"])}
-    grids = [(f"grid_{negatives}", partial(plot_grid, negatives=negatives), CELLS) for negatives in NEGATIVES]
+    grids = [(f"grid_{scores}{negatives}", partial(plot_grid, negatives=negatives), cells)
+             for scores, cells in [("", CELLS), ("scaled_", SCALED_CELLS)] for negatives in NEGATIVES]
     for name, plot, names in [*grids, ("parts", plot_parts, parts), ("untrained_rows", plot_untrained_rows, LEARNED),
                               ("dilution", plot_dilution, COMPARED), ("neighbour_head", plot_neighbour_head, SCALING),
                               ("gap", plot_gap, COMPARED), ("ties", plot_ties, COMPARED)]:

@@ -94,28 +94,36 @@ def unpack(packed):
     return record
 
 
-def read_lines(path):
+RUN_KEYS = {"variant", "seed", "settings", "training_sha256", "num_samples"}
+
+
+def read_lines(path, keys=RUN_KEYS, remedy=REMEDY):
     """The lines of the file as dicts; none if there is no file.
 
     Raises:
-        UserError: if one is not the record of a run.
+        UserError: if one is not a record with these keys, as that of a run has by default.
     """
     lines = path.read_bytes().decode(errors="replace").splitlines() if path.exists() else []
     records = []
     for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line)
-            if not {"variant", "seed", "settings", "training_sha256", "num_samples"} <= record.keys():
-                raise ValueError("it lacks what a run's record has")
+            if not keys <= record.keys():
+                raise ValueError("it lacks what a record has")
             records.append(record)
         except (ValueError, AttributeError, RecursionError) as error:
-            raise UserError(f"{path}, line {number}, is no record of a run ({error}): {REMEDY}") from None
+            raise UserError(f"{path}, line {number}, is no record of a run ({error}): {remedy}") from None
     return records
+
+
+def write_lines(path, records):
+    """Write the file anew, a line a record."""
+    with replacing(path) as file:
+        file.writelines(json.dumps(record, separators=(",", ":")).encode() + b"\n" for record in records)
 
 
 def add_record(path, record):
     """Write the file anew with the run's record as its last line, in the place of one of the same variant and seed."""
     lines = [line for line in read_lines(path) if (line["variant"], line["seed"])
              != (record["variant"], record["seed"])]
-    with replacing(path) as file:
-        file.writelines(json.dumps(line, separators=(",", ":")).encode() + b"\n" for line in [*lines, pack(record)])
+    write_lines(path, [*lines, pack(record)])

@@ -73,8 +73,12 @@ def draw_seeds(axes, rows, records_of_rows, length, negatives, colour, label):
 
 
 def plot_grid(records, negatives, lengths=(16, 64, 256)):
-    """The grid on one kind of negatives: a row a length, a column a pooling, in each the encodings with and without
-    augmentation."""
+    """The grid, or that of the scaled scores, on one kind of negatives: a row a length, a column a pooling, in each the
+    encodings with and without augmentation.
+
+    Args:
+        records: runs with scaled scores, or runs without, of one training setting a cell.
+    """
     cells = {}
     for record in records:
         chosen = record["settings"]
@@ -84,7 +88,9 @@ def plot_grid(records, negatives, lengths=(16, 64, 256)):
                            for place, order in ((0, POOLINGS), (2, ENCODINGS)))
     figure = Figure(figsize=(3 * len(poolings) + 1.5, len(lengths) * (0.9 + 0.23 * len(encodings)) + 0.8),
                     layout="constrained")
-    figure.suptitle(f"Accuracy by encoding, pooling, augmentation and length; negatives: {negatives.replace('_', ' ')}")
+    scores = "; scores scaled by log n" if records[0]["settings"]["log_scaling"] else ""
+    figure.suptitle("Accuracy by encoding, pooling, augmentation and length; negatives: "
+                    f"{negatives.replace('_', ' ')}{scores}")
     panels = figure.subplots(len(lengths), len(poolings), sharex=True, sharey=True, squeeze=False)
     for (length, pooling), axes in zip(product(lengths, poolings), panels.flat):
         for augmented, shift, colour, label in [(True, -0.2, BLUE, ", augmented"), (False, 0.2, ORANGE, ", plain")]:

@@ -6,7 +6,7 @@ from dataclasses import asdict, fields
 import torch
 
 from dataset import VOCAB_SIZE
-from model import ModelConfig, SortingClassifier
+from model import LEARNED_SCALING, ModelConfig, SortingClassifier
 from support.cli import UserError
 from support.files import read_checkpoint, write_checkpoint
 
@@ -59,8 +59,8 @@ def check(config, about, weights, file_size):
         raise ValueError("fewer weights than layers")
     if config.vocab_size != VOCAB_SIZE or type(config.dropout) not in (int, float) or not 0 <= config.dropout < 1:
         raise ValueError("the vocabulary or the dropout is no possible one")
-    if type(config.log_scaling) is not bool:
-        raise ValueError("the scaling of the scores is neither on nor off")
+    if type(config.log_scaling) is not bool and config.log_scaling != LEARNED_SCALING:
+        raise ValueError("the scaling of the scores is neither on nor off nor learned")
     if type(about["train_sha256"]) is not str:
         raise ValueError("the digest of the training data is no text")
     if sum(value.numel() * value.element_size() for value in weights.values()) > file_size:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from itertools import product
 
 from learning.loop import TrainingConfig
-from model import POOLINGS, ModelConfig
+from model import LEARNED_SCALING, POOLINGS, ModelConfig
 from positional_encoding import ENCODINGS, REQUIRED
 
 BASELINE = REQUIRED[0]
@@ -17,12 +17,14 @@ RECOMMENDED = "recommended"
 TRAINED_BY_DEFAULT = (*REQUIRED, RECOMMENDED)
 
 
-def cell_name(encoding, pooling, augmented):
+def cell_name(encoding, pooling, augmented, scaled=False):
     """What the grid's variant of these is called."""
-    return f"{encoding}-{pooling}-{'augmented' if augmented else 'plain'}"
+    return f"{encoding}-{pooling}-{'augmented' if augmented else 'plain'}{'-scaled' if scaled else ''}"
 
 
-CELLS = [cell_name(*choice) for choice in product(ENCODINGS, POOLINGS, (False, True))]
+# The names of the grid's cells, without and with scores scaled by the logarithm of the length.
+CELLS, SCALED_CELLS = ([cell_name(*choice, scaled) for choice in product(ENCODINGS, POOLINGS, (False, True))]
+                       for scaled in (False, True))
 GRID = cell_name("local_bias", "lowest", True)
 
 
@@ -35,7 +37,7 @@ class Variant:
     parent: str | None = None
     encoding_type: str = "sinusoidal"
     pooling: str = "mean"
-    log_scaling: bool = False
+    log_scaling: bool | str = False
     d_model: int = 128
     num_heads: int = 4
     num_layers: int = 4
@@ -90,8 +92,9 @@ def make_variants():
         derive(GRID, f"local_bias-lowest-{augmentation}", augmentation=augmentation)
     derive(GRID, f"{GRID}-cross_entropy", focus=0.0)
 
-    # The grid: every encoding x pooling x with and without augmentation. A cell without augmentation hangs on the one
-    # with it, one of another encoding on that of local_bias.
+    # The grid: every encoding x pooling x with and without augmentation x with and without scaled scores. A cell
+    # without augmentation hangs on the one with it, one of another encoding on that of local_bias, one that is scaled
+    # on the same that is not.
     for pooling in ("lowest", "max", "mean", "attention"):
         for encoding in ("local_bias", *(name for name in ENCODINGS if name != "local_bias")):
             augmented = cell_name(encoding, pooling, True)
@@ -103,8 +106,10 @@ def make_variants():
     for encoding in ENCODINGS:
         augmented = cell_name(encoding, "max", True)
         derive(augmented, f"{augmented}-2layers", num_layers=2)
-    for parent in ("relative_bias-max-augmented", "relative_bias-mean-augmented", "sinusoidal-max-augmented"):
-        derive(parent, f"{parent}-scaled", log_scaling=True)
+    for name, scaled in zip(CELLS, SCALED_CELLS):
+        derive(name, scaled, log_scaling=True)
+    scaled = cell_name("relative_bias", "lowest", True, scaled=True)
+    derive(scaled, f"{scaled}-learned", log_scaling=LEARNED_SCALING)
     return variants
 
 

@@ -210,3 +210,29 @@ class LogScaling(unittest.TestCase):
             mask = (torch.arange(9) < 5).view(1, 1, 1, 9)
             torch.testing.assert_close(scaled(x, x, x, mask, made)[1][:, :, :5, :5],
                                        (plain.scores(x[:, :5], x[:, :5], made) * math.log(5)).softmax(-1), **TOLERANCE)
+
+    def test_a_learned_scale_is_a_line_in_the_logarithm_for_each_head_and_starts_as_the_logarithm(self):
+        made = encoding("relative_bias")
+        plain, learned = (MultiHeadAttention(H * D, H, log_scaling=scaling).double() for scaling in (False, "learned"))
+        learned.load_state_dict(plain.state_dict(), strict=False)
+        x = random(2, 9, H * D)
+        scores = plain.scores(x, x, made)
+        torch.testing.assert_close(learned(x, x, x, positions=made)[1], (scores * math.log(9)).softmax(-1), **TOLERANCE)
+        learned.scale_slope.data, learned.scale_offset.data = random(H).exp(), random(H).exp()
+        for n in (9, 5):
+            scale = (learned.scale_slope * math.log(n) + learned.scale_offset)[:, None, None]
+            mask = (torch.arange(9) < n).view(1, 1, 1, 9)
+            torch.testing.assert_close(learned(x, x, x, mask, made)[1][..., :n, :n],
+                                       (scores[..., :n, :n] * scale).softmax(-1), **TOLERANCE)
+        learned.scale_slope.data.fill_(-1.0)
+        self.assertTrue(torch.isfinite(learned(x, x, x, positions=encoding("local_bias"))[0]).all())
+
+    def test_the_scores_of_attention_pooling_are_multiplied_by_the_logarithm_of_the_real_positions(self):
+        h, query = random(2, 6, D), random(D, seed=1)
+        pooling = AttentionPooling(D, log_scaling=True).double()
+        pooling.query.data = query
+        for n in (6, 4, 1):
+            expected = (h[:, :n] @ query * math.log(n)).softmax(1).unsqueeze(1) @ h[:, :n]
+            mask = (torch.arange(6) < n).expand(2, 6)
+            torch.testing.assert_close(pooling(h, None, mask), expected.squeeze(1), **TOLERANCE)
+        torch.testing.assert_close(pooling(h, None), pooling(h, None, torch.ones(2, 6, dtype=torch.bool)), **TOLERANCE)

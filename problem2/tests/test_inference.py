@@ -110,7 +110,7 @@ class Answer(TemporaryFolder):
 class Checkpoints(TemporaryFolder):
     def test_round_trip(self):
         for encoding in ENCODINGS:
-            sizes = dict(d_model=16, num_heads=2, num_layers=1, d_ff=24, pooling="attention", log_scaling=True)
+            sizes = dict(d_model=16, num_heads=2, num_layers=1, d_ff=24, pooling="attention", log_scaling="learned")
             model = create_model(encoding, **sizes).eval()
             model.about = ABOUT
             save_model(self.folder / "m.pth", model.state_dict())
@@ -145,7 +145,7 @@ class Checkpoints(TemporaryFolder):
                         {"num_layers": 10 ** 5}, {"max_len": 10 ** 9}, {"max_len": 99}, {"d_ff": -1}, {"extra": 1},
                         {"encoding_type": "sinusoidal"},
                         {"encoding_type": "x"}, {"encoding_type": 7}, {"pooling": "min"}, {"pooling": []},
-                        {"log_scaling": 1}, {"dropout": float("nan")}, {"vocab_size": 5}]:
+                        {"log_scaling": 1}, {"log_scaling": "log"}, {"dropout": float("nan")}, {"vocab_size": 5}]:
             torch.save(good | {"_extra_state": extra | {"config": extra["config"] | changes}}, path)
             refused()
         tensors = {name: value for name, value in good.items() if name != "_extra_state"}

@@ -165,7 +165,8 @@ class Model(unittest.TestCase):
     def test_where_padding_stands_and_how_much_changes_nothing(self):
         for name, changes in ([(name, {}) for name in ENCODINGS if name != "random_positions"]
                               + [("sinusoidal", {"pooling": pooling}) for pooling in POOLINGS]
-                              + [(name, {"log_scaling": True}) for name in ("none", "relative_bias", "local_bias")]):
+                              + [(name, {"log_scaling": scaling, "pooling": "attention"})
+                                 for scaling in (True, "learned") for name in ("none", "relative_bias", "local_bias")]):
             model = small_model(name, **changes)
             for parameter in model.pooling.parameters():
                 nn.init.normal_(parameter)
@@ -182,7 +183,7 @@ class Model(unittest.TestCase):
     def test_length_one_batch_of_one_and_no_real_value(self):
         for name in ENCODINGS:
             for pooling in POOLINGS:
-                for log_scaling in (False, True):
+                for log_scaling in (False, True, "learned"):
                     model = small_model(name, pooling=pooling, log_scaling=log_scaling)
                     self.assertEqual(model(torch.tensor([[5]])).shape, (1, 2))
                     self.assertTrue(torch.isfinite(model(torch.tensor([[100, 100], [5, 100]]),

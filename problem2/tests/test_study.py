@@ -15,8 +15,8 @@ from extrapolation import records, study as measures, study_figures, verificatio
 from extrapolation.shortcut import TrendModel, features, measure_shortcut
 from learning.checkpoint import save_model
 from learning.loop import TrainingConfig
-from learning.variants import RECOMMENDED, VARIANTS, Variant
-from model import create_model
+from learning.variants import CELLS, RECOMMENDED, SCALED_CELLS, VARIANTS, Variant
+from model import POOLINGS, create_model
 from positional_encoding import ENCODINGS, REQUIRED
 from tests.helpers import Oracle, TemporaryFolder, command, without_pictures
 
@@ -38,6 +38,16 @@ class Table(TemporaryFolder):
         self.assertEqual(len({tuple(variant.settings().values()) for variant in VARIANTS.values()}), len(VARIANTS),
                          "no two are the same")
 
+    def test_the_grid_is_complete(self):
+        made = {tuple(variant.settings()[key] for key in ("encoding_type", "pooling", "log_scaling"))
+                + (variant.augmentation != "none",) for name, variant in VARIANTS.items()
+                if name in CELLS + SCALED_CELLS}
+        self.assertEqual(made, set(itertools.product(ENCODINGS, POOLINGS, (False, True), (False, True))))
+        self.assertEqual([VARIANTS[name].parent for name in SCALED_CELLS], CELLS)
+        for name in CELLS:
+            self.assertEqual(VARIANTS[name].model_arguments() | {"log_scaling": True},
+                             VARIANTS[f"{name}-scaled"].model_arguments())
+
     def test_the_required_three_are_the_defaults_of_the_course_s_model_and_of_training(self):
         for name in REQUIRED:
             self.assertEqual(VARIANTS[name].training_config(seed=3), TrainingConfig(seed=3))
@@ -55,6 +65,7 @@ class Study(TemporaryFolder):
         self.data = self.small_data((60, 20, 20), extrapolation=True)
         tiny = {"root": Variant("root", encoding_type="learned", **TINY),
                 "child": Variant("child", "root", encoding_type="relative_bias", **TINY),
+                "scaled": Variant("scaled", "root", encoding_type="learned", log_scaling=True, **TINY),
                 RECOMMENDED: Variant(RECOMMENDED, encoding_type="local_bias", pooling="lowest",
                                      augmentation="crop+shift+swap", **TINY)}
         for target in ("study.VARIANTS", "study.SCRATCH_DIR"):
@@ -170,16 +181,20 @@ class Study(TemporaryFolder):
         model.about = {"train_sha256": ""}
         save_model(self.folder / RECOMMENDED / "best_model.pth", model.state_dict())
         names = ("root", "child", RECOMMENDED)
-        with mock.patch.multiple(study, NEGATIVES=("swap", "one_inversion"), CELLS=("root", "child"), LEARNED=("root",),
+        with mock.patch.multiple(study, NEGATIVES=("swap", "one_inversion"), CELLS=("root", "child"),
+                                 SCALED_CELLS=("scaled", "no records"), LEARNED=("root",),
                                  COMPARED=names, SCALING=names), \
                 mock.patch.object(measures, "LONGEST", {300: 4}), mock.patch.object(verification, "VALUES", 4), \
-                without_pictures(study):
+                mock.patch.object(study, "plot_grid", wraps=study.plot_grid) as grids, without_pictures(study):
             status, _, errors = self.study("--figures", "--results-dir", self.folder, "--output-dir",
                                            self.folder / "out")
         self.assertEqual((status, errors), (0, ""))
+        self.assertEqual([{record["variant"] for record in call.args[0]} for call in grids.call_args_list],
+                         2 * [{"root", "child"}] + 2 * [{"scaled"}])
         figures = sorted(path.stem for path in (self.folder / "out").glob("*.png"))
-        self.assertEqual(figures, ["bias", "dilution", "gap", "grid_one_inversion", "grid_swap", "neighbour_head",
-                                   "pairs", "parts", "shortcut", "ties", "untrained_rows"])
+        self.assertEqual(figures, ["bias", "dilution", "gap", "grid_one_inversion", "grid_scaled_one_inversion",
+                                   "grid_scaled_swap", "grid_swap", "neighbour_head", "pairs",
+                                   "parts", "shortcut", "ties", "untrained_rows"])
         examined = json.loads((self.folder / "out" / "recommended.json").read_text())
         self.assertEqual({entry["length"] for entry in examined["accuracy"]}, {8, 12, 16, 32, 64, 128, 256, 300})
         self.assertEqual(examined["every_window"]["descents"], 6)
@@ -197,7 +212,8 @@ class Measures(TemporaryFolder):
 
     def test_the_grid_shows_each_run_in_its_panel_and_row(self):
         def run(encoding, pooling, augmentation, accuracy):
-            return {"settings": {"encoding_type": encoding, "pooling": pooling, "augmentation": augmentation},
+            return {"settings": {"encoding_type": encoding, "pooling": pooling, "augmentation": augmentation,
+                                 "log_scaling": False},
                     "accuracy": [{"length": 16, "negatives": "swap", "gap_source": None, "accuracy": accuracy}]}
         figure = study_figures.plot_grid([run("learned", "max", "none", 0.6), run("learned", "max", "swap", 0.7),
                                           run("sinusoidal", "mean", "swap", 0.8)],
