@@ -132,18 +132,23 @@ def count(verdicts):
                      for name in ("critical", "redundant", "depends on the method"))
 
 
-def load_sets(args, about):
-    """The problems to study on.
+def load_problems(data_dir, about):
+    """The training and the test problems of a model, as datasets; made if the folder is empty.
 
     Raises:
         UserError: if the data are not those that the model was trained on.
     """
-    ensure_data(args.data_dir, about["num_digits"])
-    train, test = (AdditionDataset(args.data_dir / f"{split}.json") for split in ("train", "test"))
-    if file_digest(args.data_dir / "train.json") != about["train_sha256"]:
-        raise UserError(f"{args.data_dir} does not hold the training problems of the model, without which seen and "
+    ensure_data(data_dir, about["num_digits"])
+    train, test = (AdditionDataset(data_dir / f"{split}.json") for split in ("train", "test"))
+    if file_digest(data_dir / "train.json") != about["train_sha256"]:
+        raise UserError(f"{data_dir} does not hold the training problems of the model, without which seen and "
                         "unseen problems cannot be told apart: name the folder that does with --data-dir")
-    return choose_problems(train, test, about["num_digits"], args.num_samples)
+    return train, test
+
+
+def load_sets(args, about):
+    """The problems to study on."""
+    return choose_problems(*load_problems(args.data_dir, about), about["num_digits"], args.num_samples)
 
 
 def analyze(args, device):

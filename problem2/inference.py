@@ -15,15 +15,14 @@ import torch
 from dataset import LARGEST_VALUE
 from extrapolation.analysis import accuracy_table
 from learning.checkpoint import load_model
+from learning.evaluation import MOST_VALUES, most_values
 from learning.variants import RECOMMENDED, find_models
-from positional_encoding import ENCODINGS
 from support.cli import RESULTS_DIR, Parser, UserError, choose_device, run
 from support.files import read_json
 from support.lines import answer_lines
 
 LINES_AT_ONCE = 1024
 TOKENS_AT_ONCE = 8192
-MOST_VALUES = 2048
 LONGEST_LINE = 20_000
 SHOWN = ["3 15 27 41 58 72 83 94", "15 3 72 27 41 94 58 83", "3 15 41 27 58 72 83 94", "94 83 72 58 41 27 15 3",
          "7 7 7 7 7 7 7 7", " ".join(map(str, range(0, 96, 3)))]
@@ -44,11 +43,6 @@ def parse_sequence(text, most):
         if not re.fullmatch("[0-9]{1,9}", word) or int(word) > LARGEST_VALUE:
             raise ValueError(f"{ascii(word[:30])} is no whole number from 0 to {LARGEST_VALUE}")
     return [int(word) for word in words]
-
-
-def most_values(model):
-    """The longest sequence that a model takes: the rows of the learned positions, else what memory allows."""
-    return model.config.max_len if ENCODINGS[model.config.encoding_type].bounded else MOST_VALUES
 
 
 @torch.no_grad()

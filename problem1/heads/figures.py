@@ -79,8 +79,8 @@ def plot_case(case):
     # In inches: a layout found by matplotlib takes as long as the drawing.
     width, height = 2.5 * heads + 1.4, 2.2 * rows + 1.25
     figure = Figure(figsize=(width, height))
-    figure.suptitle(f"{case['problem']} = {case['answer']}   ({case['why']})\nEach map is a head, in the order in which "
-                    "they act; bright: the token on the left reads the one below", y=1 - 0.15 / height)
+    figure.suptitle(f"{case['problem']} = {case['answer']}   ({case['why']})\nEach map is a head, in the order in "
+                    "which they act; bright: the token on the left reads the one below", y=1 - 0.15 / height)
     grid = figure.subplots(rows, heads, squeeze=False, gridspec_kw={
         "left": 0.75 / width, "right": 1 - 1.0 / width, "bottom": 0.65 / height, "top": 1 - 0.85 / height,
         "wspace": 0.2, "hspace": 0.35})

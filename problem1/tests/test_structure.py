@@ -6,9 +6,11 @@ from pathlib import Path
 
 HOME = Path(__file__).resolve().parent.parent
 HANDOUT = {"attention", "model", "dataset", "generate_data", "train", "analyze", "inference"}
-COMMANDS = {"generate_data", "train", "analyze", "inference", "seeds", "sizes", "lengths", "benchmark", "__main__"}
+COMMANDS = {"generate_data", "train", "analyze", "inference", "explore", "seeds", "sizes", "lengths", "benchmark",
+            "__main__"}
 # A room or module may import those below it, and modules of its own room.
-FLOORS = [COMMANDS, {"heads", "speed"}, {"learning"}, {"model"}, {"attention", "positions"}, {"dataset"}, {"support"}]
+FLOORS = [COMMANDS, {"exploring"}, {"heads", "speed"}, {"learning"}, {"model"}, {"attention", "positions"}, {"dataset"},
+          {"support"}]
 
 
 def place(module):
@@ -54,12 +56,14 @@ class Structure(unittest.TestCase):
             arrows = {module: names for module, names in arrows.items() if module not in free}
 
     def test_every_room_says_what_lives_there(self):
-        for room in ("learning", "heads", "positions", "speed", "support"):
+        for room in ("learning", "heads", "exploring", "positions", "speed", "support"):
             text = (HOME / room / "__init__.py").read_text(encoding="utf-8")
             self.assertIn("May import", ast.get_docstring(ast.parse(text)))
 
     def test_lines_fit_a_screen(self):
-        long = [f"{path.relative_to(HOME)}:{number}" for path in HOME.rglob("*.py") if "data" not in path.parts
+        files = [path for kind in ("py", "html") for path in HOME.rglob(f"*.{kind}") if "data" not in path.parts]
+        self.assertIn(HOME / "exploring" / "page.html", files)
+        long = [f"{path.relative_to(HOME)}:{number}" for path in files
                 for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1) if len(line) > 120]
         self.assertEqual(long, [])
 

@@ -21,7 +21,7 @@ class Shared(unittest.TestCase):
     def test_both_problems_have_the_same_files(self):
         for folder in SHARED:
             contents = [{path.name: path.read_bytes()
-                         for path in (RESULTS.parent.parent / problem / folder).glob("*.py")}
+                         for path in (RESULTS.parent.parent / problem / folder).glob("*.*")}
                         for problem in ("problem1", "problem2")]
             self.assertTrue(contents[0])
             self.assertEqual(contents[0].keys(), contents[1].keys())

@@ -6,6 +6,15 @@ from contextlib import contextmanager
 import torch
 from torch.nn import functional as F
 
+from positional_encoding import ENCODINGS
+
+MOST_VALUES = 2048  # of a sequence that a model is asked about
+
+
+def most_values(model):
+    """The longest sequence that a model takes: the rows of the learned positions, else what memory allows."""
+    return model.config.max_len if ENCODINGS[model.config.encoding_type].bounded else MOST_VALUES
+
 
 def wilson_interval(successes, trials, z=1.959964):
     """Wilson's 95% interval `[low, high]` for a proportion (Wilson 1927): sound near 0 and 1, unlike the normal one."""

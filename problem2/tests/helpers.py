@@ -6,7 +6,9 @@ import json
 import platform
 import sys
 import tempfile
+import threading
 import unittest
+from http.client import HTTPConnection
 from pathlib import Path
 from unittest import mock
 
@@ -15,6 +17,7 @@ import torch
 from generate_data import generate
 from support import cli
 from support.files import write_json
+from support.server import ADDRESS, Server
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 
@@ -46,6 +49,39 @@ def without_pictures(module):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"picture")
     return mock.patch.object(module, "save_figure", save)
+
+
+@contextlib.contextmanager
+def serving(groups, page=b"page"):
+    """Within the block of code the questions of `groups` are served; yields the server, whose `request(method, path,
+    body, headers)` is answered with `(status, headers, JSON or bytes)`."""
+    with Server(page, groups) as server:
+        threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
+
+        def request(method, path, body=None, headers=None):
+            connection = HTTPConnection(ADDRESS, server.server_port, timeout=20)
+            try:
+                connection.request(method, path, body, headers or {})
+                reply = connection.getresponse()
+                content = reply.read()
+                is_json = reply.headers["Content-Type"] == "application/json"
+                return reply.status, reply.headers, json.loads(content) if is_json else content
+            finally:
+                connection.close()
+        server.request = request
+        try:
+            yield server
+        finally:
+            server.shutdown()
+
+
+def fuzzed_body(generator, names, values):
+    """The body of a question: JSON of some of the arguments `names` with `values` of any kind, or no such thing."""
+    if generator.random() < 0.1:
+        return generator.choice([b"", b"[" * 50_000, b"{", b"null", b'{"a": NaN}', b"\xff", b'{"a": 1e999}',
+                                 b"9" * 5000, generator.randbytes(generator.randrange(300))])
+    kept = [name for name in names if generator.random() < 0.97]
+    return json.dumps({name: generator.choice(values) for name in kept}).encode()
 
 
 class TemporaryFolder(unittest.TestCase):

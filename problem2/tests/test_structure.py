@@ -6,10 +6,10 @@ from pathlib import Path
 
 HOME = Path(__file__).resolve().parent.parent
 HANDOUT = {"positional_encoding", "model", "dataset", "generate_data", "train", "analyze", "inference"}
-COMMANDS = {"train", "analyze", "inference", "study", "seeds", "draws", "benchmark", "__main__", "scripts"}
+COMMANDS = {"train", "analyze", "inference", "explore", "study", "seeds", "draws", "benchmark", "__main__", "scripts"}
 # A room or module may import those below it, and modules of its own room.
-FLOORS = [COMMANDS, {"extrapolation", "speed"}, {"learning"}, {"model"}, {"positional_encoding"}, {"positions"},
-          {"generate_data"}, {"dataset"}, {"support"}]
+FLOORS = [COMMANDS, {"exploring"}, {"extrapolation", "speed"}, {"learning"}, {"model"}, {"positional_encoding"},
+          {"positions"}, {"generate_data"}, {"dataset"}, {"support"}]
 
 
 def place(module):
@@ -55,12 +55,14 @@ class Structure(unittest.TestCase):
             arrows = {module: names for module, names in arrows.items() if module not in free}
 
     def test_every_room_says_what_lives_there(self):
-        for room in ("learning", "extrapolation", "positions", "speed", "support"):
+        for room in ("learning", "extrapolation", "exploring", "positions", "speed", "support"):
             text = (HOME / room / "__init__.py").read_text(encoding="utf-8")
             self.assertIn("May import", ast.get_docstring(ast.parse(text)))
 
     def test_lines_fit_a_screen(self):
-        long = [f"{path.relative_to(HOME)}:{number}" for path in HOME.rglob("*.py") if "data" not in path.parts
+        files = [path for kind in ("py", "html") for path in HOME.rglob(f"*.{kind}") if "data" not in path.parts]
+        self.assertIn(HOME / "exploring" / "page.html", files)
+        long = [f"{path.relative_to(HOME)}:{number}" for path in files
                 for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1) if len(line) > 120]
         self.assertEqual(long, [])
 
