@@ -76,7 +76,10 @@ class Dissection(TemporaryFolder):
         self.assertTrue(all(record["n"] == 10 and 0 <= record["right"] <= 10 for record in records))
         model = small_model("sinusoidal")
         sequences, _ = load_group(data, {"length": 16, "gap_source": None}, 10, ["swap"])["swap"]
+        with torch.no_grad():  # one is called sorted, so that right and wrong are not as many
+            model.classifier.bias[0] += (model(sequences) @ torch.tensor([-1.0, 1.0]).double()).topk(2).values.mean()
         answers = model.predict(sequences)
+        self.assertEqual(answers.sum(), 1)
         found = dissection.measure_dissection(model, data, [16], 10, 16, {})[0]
         self.assertEqual(found["right"], int((answers == torch.tensor([1] * 5 + [0] * 5)).sum()))
         titles = [axes.get_title() for axes in figures.plot_dissection(records).axes]
