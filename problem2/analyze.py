@@ -8,10 +8,12 @@ import support.interrupt  # first: Ctrl-C while torch loads
 from pathlib import Path
 
 from dataset import SortingDataset
-from extrapolation.analysis import (ABSOLUTE, MAIN_KINDS, accuracy_table, classify_group, evaluation_groups,
+from extrapolation.analysis import (ABSOLUTE, MAIN_KINDS, SAMPLED, accuracy_table, classify_group, evaluation_groups,
                                     find_failures, load_group, measure_attention, measure_group, measure_positions,
                                     measure_shift)
-from extrapolation.figures import plot_attention, plot_encodings, plot_extrapolation, plot_position_embeddings
+from extrapolation.dissection import measure_dissection
+from extrapolation.figures import (plot_attention, plot_dissection, plot_encodings, plot_extrapolation,
+                                   plot_position_embeddings)
 from generate_data import GAP_LENGTH, TEST_LENGTHS, ensure_data, ensure_test_set
 from learning.checkpoint import load_model
 from learning.variants import find_models
@@ -75,6 +77,11 @@ def takes(model, length):
     return length <= model.config.max_len or not ENCODINGS[model.config.encoding_type].bounded
 
 
+def lengths_of(model, args):
+    """The lengths to test of which a model has an answer, each once."""
+    return [length for length in dict.fromkeys(args.test_lengths) if takes(model, length)]
+
+
 def measure_accuracy(models, logs, args):
     """Accuracy of each model on each test set, and its failures: two lists of records."""
     groups = evaluation_groups(dict.fromkeys(args.test_lengths))
@@ -118,10 +125,14 @@ def analyze(args, output_dir):
     positions = [record for name, model in required.items() if name in ABSOLUTE
                  for record in measure_positions(model, args.data_dir, args.num_samples, {"encoding": name},
                                                  args.batch_size)]
+    dissection = [record for name, model in required.items() if name in ABSOLUTE
+                  for record in measure_dissection(model, args.data_dir, lengths_of(model, args),
+                                                   args.num_samples or SAMPLED, trained_rows, {"encoding": name})]
     write_json(output_dir / "extrapolation_results.json", {
         KEY: {name: weights_digest(model.state_dict()) for name, model in models.items()},
         "training_lengths": trained_lengths, "models": {name: log["model"] for name, log in logs.items()},
         "learned_rows_policy": LEARNED_POLICY, "accuracy": accuracy, "position_control": positions,
+        "dissection": dissection,
         "sinusoidal_shift": measure_shift(models["sinusoidal"].pos_encoding) if "sinusoidal" in required else [],
         "attention": attention, "failures": failures})
 
@@ -135,6 +146,8 @@ def analyze(args, output_dir):
     if required:
         figures |= {"attention_by_position": plot_attention(attention),
                     "encodings": plot_encodings(tables, trained_rows)}
+    if dissection:
+        figures["dissection"] = plot_dissection(dissection)
     for name, figure in figures.items():
         save_figure(output_dir / f"{name}.png", figure)
     if args.output_dir is None:  # the handout's tree has them here as well

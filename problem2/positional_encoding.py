@@ -34,7 +34,11 @@ class SinusoidalPositionalEncoding(NoPositionalEncoding):
 
     def rows(self, count, dtype=torch.float32):
         """The encodings of positions 0 to count - 1, `[count, d_model]`, computed in float64."""
-        angles = torch.arange(count, dtype=torch.float64).unsqueeze(1) * self.frequencies()
+        return self.rows_at(torch.arange(count), dtype)
+
+    def rows_at(self, positions, dtype=torch.float32):
+        """The encodings of any `positions [L]`, whole or not: `[L, d_model]`."""
+        angles = positions.double().unsqueeze(1) * self.frequencies()
         interleaved = torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
         return interleaved[:, :self.d_model].to(dtype)
 
@@ -85,6 +89,11 @@ class LearnedPositionalEncoding(NoPositionalEncoding):
     def places(self, length):
         """Which rows a sequence of `length` gets: an index."""
         return slice(length)
+
+    def rows_at(self, positions):
+        """The rows of `positions [L]`, between two whole ones in proportion: `[L, d_model]`."""
+        table, below = self.position_embeddings.weight, positions.floor().long()
+        return torch.lerp(table[below], table[positions.ceil().long()], (positions - below).unsqueeze(1).to(table))
 
     def forward(self, x):
         if x.size(1) > self.max_len:

@@ -72,10 +72,10 @@ def measure_draws(model, length, size, seen, draws=DRAWS):
 def summarize_draws(records):
     """Accuracy over training seeds and draws, with an interval that holds both.
 
-    The mean over S seeds and D draws has at most the variance (variance of the seeds' means) / S + (variance of the
-    draws' means) / D, for seeds and draws are crossed (Owen 2007, arXiv:0712.1111). Student's t of the fewer of the two
-    makes an interval of it. Where all is right that has no width, although only so many sequences were tried; so the
-    interval given is the union with Wilson's of all answers pooled.
+    Seeds and draws are crossed random effects (as in Owen 2007, Annals of Applied Statistics 1, 386): the mean over S
+    seeds and D draws has at most the variance (that of the seeds' means) / S + (that of the draws' means) / D, of which
+    Student's t of the fewer of the two makes an interval. Where all is right that has no width, although only so many
+    sequences were tried; so the interval given is the union with Wilson's of all answers pooled.
 
     Args:
         records: those of `measure_draws`, of one kind and length, each with its `seed`; every seed with the same draws.

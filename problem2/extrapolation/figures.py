@@ -6,6 +6,7 @@ from itertools import cycle
 import numpy as np
 from matplotlib.figure import Figure
 
+from learning.evaluation import wilson_interval
 from support.plots import BLUE, GREEN, GREY, ORANGE, RED, SKY
 
 # Markers and lines tell the curves apart in grey.
@@ -141,3 +142,51 @@ def plot_attention(records):
     figure.suptitle(f"Attention logits on sorted sequences of {length} values")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
+
+
+def plot_dissection(records):
+    """Accuracy when sequences are moved along, and when positions are stretched over the trained range; a row an
+    encoding.
+
+    Args:
+        records: those of `measure_dissection`, each with its `encoding`.
+    """
+    encodings = list(dict.fromkeys(record["encoding"] for record in records))
+    figure = Figure(figsize=(11, 3.6 * len(encodings) + 0.4), layout="constrained")
+    for (moved, stretched), encoding in zip(figure.subplots(len(encodings), 2, sharey=True, squeeze=False), encodings):
+        chosen = [record for record in records if record["encoding"] == encoding]
+        short = [record for record in chosen if record["treatment"].startswith("moved")]
+        lengths = sorted({record["length"] for record in short})
+        for length, look in zip(lengths, LOOKS):
+            _draw(moved, [record for record in chosen if record["length"] == length], look, f"{length} values",
+                  lambda record: int(record["treatment"].split()[-1]) if record in short else 0)
+        long = [record for record in chosen if record["length"] not in lengths]
+        for treatment, look in zip(dict.fromkeys(record["treatment"] for record in long), LOOKS):
+            _draw(stretched, [record for record in long if record["treatment"] == treatment], look, treatment,
+                  lambda record: record["length"])
+        moved.set(title=f"{encoding}: sequences moved along", xlabel="moved by (positions)",
+                  ylabel="accuracy on swaps (95% interval)", ylim=(0.4, 1.02))
+        stretched.set_xscale("log", base=2)
+        stretched.set(title=f"{encoding}: positions stretched over the trained range",
+                      xlabel="sequence length (values)")
+        ticks = sorted({record["length"] for record in long})
+        stretched.set_xticks(ticks, labels=map(str, ticks))
+        stretched.minorticks_off()
+        for axes in (moved, stretched):
+            axes.axhline(0.5, color=GREY, linewidth=0.8, linestyle=":")
+            axes.grid(alpha=0.3)
+            if axes.lines[1:]:
+                axes.legend(fontsize=8)
+    return figure
+
+
+LOOKS = [(BLUE, "o"), (RED, "s"), (GREEN, "^"), (ORANGE, "D"), (GREY, "v"), (SKY, "P")]
+
+
+def _draw(axes, records, look, label, place):
+    """A curve of the records' accuracy with its intervals, each record at `place(record)`."""
+    points = sorted((place(record), record["right"] / record["n"], *wilson_interval(record["right"], record["n"]))
+                    for record in records)
+    x, accuracy, low, high = map(np.array, zip(*points))
+    axes.errorbar(x, accuracy, [accuracy - low, high - accuracy], color=look[0], marker=look[1], markersize=4,
+                  capsize=2, label=label)

@@ -62,6 +62,8 @@ class Analyze(TemporaryFolder):
             self.assertEqual((status, errors), (0, ""))
             record = self.record()
             self.assertEqual({entry["encoding"] for entry in record["accuracy"]}, {"squared", "learned"})
+            self.assertEqual({(entry["encoding"], entry["length"], entry["n"]) for entry in record["dissection"]},
+                             {("learned", 8, 6), ("learned", 20, 6)})
             self.assertEqual(record[KEY], {name: weights_digest(load_model(self.folder / "results" / name
                                                               / "best_model.pth")[0].state_dict())
                                            for name in ("learned", "squared")})

@@ -117,6 +117,12 @@ class Generate(TemporaryFolder):
             generate_data.ensure_test_set(data, length, source)
         self.assertEqual({path: path.read_bytes() for path in (data / "extrapolation").glob("*.json")}, before)
 
+    def test_the_sequences_of_each_split_are_without_padding(self):
+        data = self.small_data()
+        self.assertEqual(generate_data.load_splits(data),
+                         [[tuple(entry["sequence"]) for entry in json.loads((data / f"{split}.json").read_text())]
+                          for split in ("train", "val", "test")])
+
     def test_the_handout_s_command_forwards(self):
         done = subprocess.run([sys.executable, RESULTS.parent / "scripts" / "generate_data.py", "--seed", "641",
                                "--train-size", "50", "--val-size",
