@@ -15,11 +15,11 @@ from extrapolation.draws import DRAWS, draw_sets
 from extrapolation.gap_figures import plot_gaps
 from extrapolation.gaps import (NEGATIVES, applies, frozen, measure_gaps, measure_lengths, measured_length,
                                 predict_length)
-from extrapolation.records import from_table, read_lines, to_table, write_lines
+from extrapolation.records import DIGITS, from_table, read_lines, to_table, write_lines
 from generate_data import GAP_LENGTH, ensure_data, load_splits
 from support.cli import RESULTS_DIR, Parser, UserError, run, whole_number
 from support.digests import KEY, weights_digest
-from support.files import locked, save_figure
+from support.files import locked, rounded, save_figure
 
 SEQUENCES = 400  # of GAP_LENGTH values, that gaps are measured and lengths predicted on
 REMEDY = "move the file away and run python gaps.py again"
@@ -80,7 +80,7 @@ def main(arguments=None):
                          "longest": args.longest, "num_samples": args.num_samples}
                 line = lines.get((name, seed, kind), {})
                 if {key: line.get(key) for key in about} != about:
-                    lines[name, seed, kind] = about | measure(each, args, seen)
+                    lines[name, seed, kind] = rounded(about | measure(each, args, seen), DIGITS)
                     write_lines(args.output, lines.values())
                 found = unpack(lines[name, seed, kind])
                 gaps = ", ".join(f"{head['gap_percentile']:.2f}" for head in found["heads"])

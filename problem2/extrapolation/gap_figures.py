@@ -37,7 +37,7 @@ def plot_gaps(records):
     lengths.set(xlabel=f"predicted (right of the dotted line: nowhere up to {LONGEST_PREDICTED:,})",
                 ylabel=f"measured (above the dotted line: nowhere up to {beyond // 2:,})",
                 title=f"First length with less than {LEVEL:.0%} on one inversion")
-    gaps.axvline(1, color=GREY, linestyle="--", label="1: beyond it, log n keeps far keys down")
+    gaps.axvline(1, color=GREY, linestyle="--", label="beyond it log n keeps far keys down")
     gaps.set_yticks(range(len(groups)), labels=[f"{encoding},\nscores {scores}" for encoding, scores in groups],
                     fontsize=8)
     gaps.set_ylim(len(groups) - 0.5, -0.5)

@@ -38,7 +38,7 @@ def frozen(model, length):
     (layer,) = model.layers
     attention = layer.self_attn
     with torch.no_grad():
-        scale = attention.scale(torch.tensor(float(length))).reshape(-1, 1)  # [H, 1] or [1, 1]
+        scale = scale_at(model, length).reshape(-1, 1)  # [H, 1] or [1, 1]
         for parameter in (attention.W_q.weight, attention.W_q.bias):
             parameter.view(attention.num_heads, -1).mul_(scale)
         model.pos_encoding.weights.mul_(scale)
@@ -59,7 +59,8 @@ def scores_of(model, sequences):
 
 def scale_at(model, length):
     """What the layer's scores are multiplied by among `length` keys: broadcastable to `[N, H, T, S]`."""
-    return model.layers[0].self_attn.scale(torch.tensor(float(length)))
+    attention = model.layers[0].self_attn
+    return attention.scale(torch.tensor(length).to(attention.W_q.weight))
 
 
 @torch.no_grad()
