@@ -1,5 +1,7 @@
 """The figure of gaps.jsonl, from its records; nothing here runs a model or touches the disk."""
 
+import math
+
 from matplotlib.figure import Figure
 
 from extrapolation.gaps import LEVEL, LONGEST_PREDICTED, measured_length
@@ -42,6 +44,12 @@ def plot_gaps(records):
                     fontsize=8)
     gaps.set_ylim(len(groups) - 0.5, -0.5)
     gaps.set(xlabel="1st percentile of the gap, before scaling", title="Gap of each head, a dot a head and seed")
+    # Ticks at whole powers of 10, where the gap is their logarithm.
+    powers = gaps.twiny()
+    powers.set_xlim(gaps.get_xlim())
+    exponents = range(math.floor(gaps.get_xlim()[1] / math.log(10)) + 1)
+    powers.set_xticks([exponent * math.log(10) for exponent in exponents], labels=[f"{10 ** e:,}" for e in exponents])
+    powers.set_xlabel("$e^{gap}$: so many far keys weigh as much as the best, scores unscaled")
     for axes in (lengths, gaps):
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)

@@ -85,14 +85,6 @@ def measure_gaps(model, sequences):
     return records
 
 
-def safe_length(gap, scaled):
-    """Up to which length all far keys together cannot weigh as much as the best key, if none is nearer to it than
-    `gap`: e^gap; with scores scaled by log n infinity if the gap exceeds 1, else 1."""
-    if scaled:
-        return math.inf if gap > 1 else 1.0
-    return math.exp(gap)
-
-
 @torch.no_grad()
 def answers_as_if(model, sequences, length):
     """The classes `[N]` that a model would give sequences `[N, L]` if nothing but the number of their keys were that of

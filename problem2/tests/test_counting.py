@@ -19,6 +19,8 @@ def tiny(encoding="relative_bias", seed=0, **changes):
     for name, parameter in model.named_parameters():
         if "scale_" in name:
             nn.init.uniform_(parameter, 0.5, 1.5)
+        elif "W_" in name and name.endswith("bias"):
+            nn.init.normal_(parameter)
     return model
 
 
