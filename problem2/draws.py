@@ -53,28 +53,42 @@ def summary_text(records):
     return "\n".join(lines)
 
 
-def main(arguments=None):
-    parser = Parser(description=__doc__)
+def add_model_options(parser):
+    """The options that say which models, and which data they were trained on."""
     parser.add_argument("--results-dir", type=Path, nargs="+", default=[RESULTS_DIR],
                         help="folders of trained models, one folder each in them")
     parser.add_argument("--only", nargs="+", metavar="NAME", default=None, help="these models alone (default: all)")
+    parser.add_argument("--data-dir", type=Path, default=DATA_DIR, help="folder of the data; made if empty")
+    parser.add_argument("--device", default=None, help="cpu, cuda or mps; by default the best one present")
+
+
+def chosen_models(args):
+    """The models that the options name: `[(name, training seed, model)]`.
+
+    Raises:
+        UserError: if there is none.
+    """
+    chosen = [(name, logs[name]["training"]["seed"], model) for folder in args.results_dir
+              for models, logs in [load_models(folder, args.data_dir, choose_device(args.device))]
+              for name, model in models.items() if args.only is None or name in args.only]
+    if not chosen:
+        raise UserError(f"no model is called {', '.join(args.only)}: give --only names of folders in --results-dir")
+    return chosen
+
+
+def main(arguments=None):
+    parser = Parser(description=__doc__)
+    add_model_options(parser)
     parser.add_argument("--lengths", type=whole_number(2, 100_000), nargs="+", default=list(LENGTHS),
                         help="lengths to test")
     parser.add_argument("--num-samples", type=whole_number(2), default=None,
                         help=f"sequences of each set (default: 2000 of up to 256 values, {NUM_SAMPLES_OF_OTHERS} of "
                         "other lengths)")
     parser.add_argument("--draws", type=whole_number(1, 10), default=DRAWS, help="draws of each set")
-    parser.add_argument("--data-dir", type=Path, default=DATA_DIR, help="folder of the data; made if empty")
     parser.add_argument("--output", type=Path, default=RESULTS_DIR / "draws.jsonl", help="file of the records")
-    parser.add_argument("--device", default=None, help="cpu, cuda or mps; by default the best one present")
     args = parser.parse_args(arguments)
     ensure_data(args.data_dir)
-    seen = set().union(*load_splits(args.data_dir))
-    chosen = [(name, logs[name]["training"]["seed"], model) for folder in args.results_dir
-              for models, logs in [load_models(folder, args.data_dir, choose_device(args.device))]
-              for name, model in models.items() if args.only is None or name in args.only]
-    if not chosen:
-        raise UserError(f"no model is called {', '.join(args.only)}: give --only names of folders in --results-dir")
+    seen, chosen = set().union(*load_splits(args.data_dir)), chosen_models(args)
     with locked(args.output.parent):
         lines, tested = read_draws(args.output), []
         progress = Progress("lengths of models", len(chosen) * len(args.lengths))

@@ -62,12 +62,12 @@ def logits_under(model, sequences, positions, pairs):
         normalised = {name: layer.norm1(streams[name, name]) for name in dict(pairs)}
         weights = {name: layer.self_attn.scores(h, h, model.pos_encoding).softmax(dim=-1)
                    for name, h in normalised.items()}
-        streams = {pair: _after(layer, stream, weights[pair[0]]) for pair, stream in streams.items()}
+        streams = {pair: after_layer(layer, stream, weights[pair[0]]) for pair, stream in streams.items()}
     return {pair: model.classifier(model.pooling(model.norm(stream), model.classifier))
             for pair, stream in streams.items()}
 
 
-def _after(layer, stream, weights):
+def after_layer(layer, stream, weights):
     """What a layer in evaluation mode makes of `stream [N, L, d_model]` if its attention weights are these."""
     attention = layer.self_attn
     heads = weights @ attention.split_heads(attention.W_v(layer.norm1(stream)))

@@ -6,7 +6,8 @@ from pathlib import Path
 
 HOME = Path(__file__).resolve().parent.parent
 HANDOUT = {"positional_encoding", "model", "dataset", "generate_data", "train", "analyze", "inference"}
-COMMANDS = {"train", "analyze", "inference", "explore", "study", "seeds", "draws", "benchmark", "__main__", "scripts"}
+COMMANDS = {"train", "analyze", "inference", "explore", "study", "seeds", "draws", "gaps", "benchmark", "__main__",
+            "scripts"}
 # A room or module may import those below it, and modules of its own room.
 FLOORS = [COMMANDS, {"exploring"}, {"extrapolation", "speed"}, {"learning"}, {"model"}, {"positional_encoding"},
           {"positions"}, {"generate_data"}, {"dataset"}, {"support"}]

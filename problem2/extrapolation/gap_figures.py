@@ -1,0 +1,48 @@
+"""The figure of gaps.jsonl, from its records; nothing here runs a model or touches the disk."""
+
+from matplotlib.figure import Figure
+
+from extrapolation.gaps import LEVEL, LONGEST_PREDICTED, measured_length
+from support.plots import BLUE, GREEN, GREY, ORANGE, RED, SKY
+
+LOOKS = [(BLUE, "o"), (ORANGE, "s"), (GREEN, "^"), (RED, "D"), (SKY, "v")]
+
+
+def plot_gaps(records):
+    """Where each model fails, predicted from its scores at a trained length against measured; and the gap of each head.
+
+    Args:
+        records: one a model: `encoding`, `seed`, `scores`, `longest`, `heads`, `predicted`, `lengths`.
+    """
+    groups = {}
+    for record in records:
+        groups.setdefault((record["encoding"], record["scores"]), []).append(record)
+    figure = Figure(figsize=(11, 5), layout="constrained")
+    lengths, gaps = figure.subplots(1, 2)
+    never, beyond = 2 * LONGEST_PREDICTED, 2 * max(record["longest"] for record in records)
+    for row, ((encoding, scores), group) in enumerate(groups.items()):
+        colour, mark = LOOKS[row % len(LOOKS)]
+        # Neighbouring rows of a few percent, so that models at one place are seen side by side.
+        points = [(record["predicted"] or never, (measured_length(record["lengths"]) or beyond) * 1.06 ** number)
+                  for number, record in enumerate(group)]
+        lengths.plot(*zip(*points), mark, color=colour, alpha=0.7, markersize=5, label=f"{encoding}, scores {scores}")
+        lowest = [(head["gap_percentile"], row) for record in group for head in record["heads"]]
+        gaps.plot(*zip(*lowest), mark, color=colour, alpha=0.5, markersize=5)
+    ends = [record["lengths"][0]["length"] for record in records][0], beyond
+    lengths.plot(ends, ends, color=GREY, linewidth=0.8, label="predicted = measured")
+    lengths.axvline(LONGEST_PREDICTED * 2 ** 0.5, color=GREY, linestyle=":", linewidth=0.8)
+    lengths.axhline(beyond / 2 ** 0.5, color=GREY, linestyle=":", linewidth=0.8)
+    lengths.set_xscale("log", base=2)
+    lengths.set_yscale("log", base=2)
+    lengths.set(xlabel=f"predicted (right of the dotted line: nowhere up to {LONGEST_PREDICTED:,})",
+                ylabel=f"measured (above the dotted line: nowhere up to {beyond // 2:,})",
+                title=f"First length with less than {LEVEL:.0%} on one inversion")
+    gaps.axvline(1, color=GREY, linestyle="--", label="beyond it log n keeps far keys down")
+    gaps.set_yticks(range(len(groups)), labels=[f"{encoding},\nscores {scores}" for encoding, scores in groups],
+                    fontsize=8)
+    gaps.set_ylim(len(groups) - 0.5, -0.5)
+    gaps.set(xlabel="1st percentile of the gap, before scaling", title="Gap of each head, a dot a head and seed")
+    for axes in (lengths, gaps):
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    return figure
