@@ -4,6 +4,8 @@ import support.interrupt  # first: Ctrl-C while torch loads
 
 from pathlib import Path
 
+import torch
+
 from analyze import load_problems
 from exploring.answers import Answers, Subject
 from learning.checkpoint import load_model, results_of
@@ -37,6 +39,7 @@ def main(arguments=None):
     paths = [args.model_path] if args.model_path else [
         path for path in (results_of(order) / "best_model.pth" for order in ORDERS) if path.exists()
     ] or [results_of(ORDERS[0]) / "best_model.pth"]
+    torch.set_num_threads(1)  # threads that shared so small a problem would mostly wait for each other
     subjects = [load_subject(path, args.data_dir) for path in paths]
     serve(read_page(PAGE), Answers({subject.model.config.order: subject for subject in subjects}).groups(), args.port,
           not args.no_browser)

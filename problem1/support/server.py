@@ -132,14 +132,14 @@ class Handler(BaseHTTPRequestHandler):
         if not self.is_from_here():
             return
         length = self.headers.get("Content-Length", "")
-        if not (length.isascii() and length.isdecimal()):
+        if not length.isdecimal():
             return self.send_error(411, "the request does not say how long it is")
         if len(length) > 9 or int(length) > LARGEST_BODY:
             return self.send_error(413, f"the request is longer than {LARGEST_BODY:,} bytes")
         body = self.rfile.read(int(length))
         self.arrival.cancel()
         name = self.path.removeprefix("/ask/")
-        if name == self.path or name not in self.server.questions:
+        if name not in self.server.questions:
             return self.send_error(404)
         function, lock = self.server.questions[name]
         try:

@@ -161,5 +161,23 @@ class Results(TemporaryFolder):
         predicted, target = predict_forced(backward, a[hard], b[hard], 3)
         self.assertTrue(torch.equal(predicted, target))
 
+    def test_every_class_of_carry_chains_is_learned_units_first(self):
+        records = read_runs(RESULTS / "sizes" / "runs.jsonl", ("digits", "order", "layers", "seed")).values()
+        self.assertEqual({record["digits"] for record in records} - {1}, {2, 3, 4, 5, 6, 8, 10})
+        for record in records:
+            config = default_config(record["order"], "columns", seed=record["seed"])
+            self.assertEqual(record["training"], asdict(config))
+            self.assertEqual(record["n"], 1000)
+            if record["order"] == "right-to-left" and record["digits"] > 1:
+                self.assertGreaterEqual(min(record["right"].values()), 999, record)
+
+    def test_places_by_columns_hold_at_four_times_the_trained_length(self):
+        records = [record for record in read_runs(RESULTS / "lengths" / "runs.jsonl", ("positions", "seed")).values()
+                   if record["positions"] == "columns"]
+        self.assertEqual([record["seed"] for record in records], [0, 1, 2, 3, 4])
+        for record in records:
+            tested = next(test for test in record["right"] if test["digits"] == 20)
+            self.assertGreaterEqual(min(tested["right"].values()) / record["n"], 0.95)
+
     def test_figures_are_whole(self):
         self.assertEqual((RESULTS / "training_curves.png").read_bytes()[:8], b"\x89PNG\r\n\x1a\n")

@@ -4,10 +4,14 @@ import json
 
 import torch
 
+import draws
 import study
 from dataset import create_dataloaders
-from extrapolation.analysis import classify, classify_group, evaluation_groups, load_group, measure_group, moved
-from generate_data import TEST_LENGTHS, NEGATIVES, generate
+from extrapolation.analysis import (MAIN_KINDS, classify, classify_group, evaluation_groups, load_group, measure_group,
+                                    moved)
+from extrapolation.draws import measure_draws
+from extrapolation.records import from_table
+from generate_data import TEST_LENGTHS, NEGATIVES, generate, load_splits
 from learning.checkpoint import load_model
 from learning.evaluation import evaluate, summarize
 from learning.loop import TrainingConfig
@@ -122,6 +126,26 @@ class Results(TemporaryFolder):
                 if entry["set"] == "length" and entry["length"] >= 16:
                     self.assertGreaterEqual(entry["accuracy"], 0.99 if entry["negatives"] == "one_inversion" else 0.999,
                                             entry)
+
+    def test_the_draws_are_what_the_weights_give(self):
+        generate(self.folder, generate_extrapolation=False)
+        model, _ = load_model(RESULTS / "unrestricted" / "best_model.pth")
+        line = draws.read_draws(RESULTS / "draws.jsonl")["unrestricted", 0, 16]
+        if line[KEY] != weights_digest(model.state_dict()):
+            self.skipTest("draws.jsonl was made from other weights")
+        records = measure_draws(model, 16, line["num_samples"], set().union(*load_splits(self.folder)), draws=1)
+        self.assertEqual(records, [record for record in from_table(line["draws"]) if record["draw"] == 0])
+
+    def test_without_a_window_ten_seeds_are_right_at_every_length(self):
+        lines = [line for (name, _, _), line in draws.read_draws(RESULTS / "draws.jsonl").items()
+                 if name == "unrestricted"]
+        self.assertEqual({line["seed"] for line in lines}, set(range(10)))
+        self.assertGreaterEqual(max(line["length"] for line in lines), 2048)
+        for line in lines:
+            for kind in MAIN_KINDS:
+                chosen = [record for record in from_table(line["draws"]) if record["kind"] == kind]
+                right, n = (sum(record[key] for record in chosen) for key in ("right", "n"))
+                self.assertGreaterEqual(right / n, 0.999, (line["seed"], line["length"], kind))
 
     def test_the_committed_recommended_model_compares_neighbours_at_any_length(self):
         if digest("recommended") != COMMITTED["recommended"]:

@@ -13,7 +13,7 @@ from support.lines import answer_lines, read_lines
 from support.runs import difference
 from tests.helpers import RESULTS, TemporaryFolder
 
-SHARED = ("support/*.*", "speed/measuring.py")
+SHARED = ("support/*.*", "speed/measuring.py", "tests/chromium.py")
 
 
 class Shared(unittest.TestCase):
