@@ -52,17 +52,18 @@ class Browser(unittest.TestCase):
         for at, name in [(6, "recommended"), (2, "sinusoidal")]:
             page = show(self.server, f"values={'+'.join(map(str, VALUES))}&at={at}&model={name}&layer=0&head=2")
             self.assertEqual(set(self.check(page, VALUES)), set(self.models))
-            x, model = torch.tensor([VALUES]), self.models["recommended"]
+            x = torch.tensor([VALUES])
             with torch.no_grad():
-                logits = model.classifier(model.encode(x))[0]
-                margins = logits[:, 1] - logits[:, 0]
+                logits = [model.classifier(model.encode(x))[0] for model in self.models.values()
+                          if model.config.pooling == "lowest"]
+                margins = torch.stack([each[:, 1] - each[:, 0] for each in logits])
                 layer = self.models[name].layers[0]
                 h = layer.norm1(self.models[name].embed(x))
                 weights = layer.self_attn(h, h, h, None, self.models[name].pos_encoding)[1][0, 2]
             shown = torch.tensor([float(bar["data-margin"]) for bar in page.all(data_margin=None)])
-            torch.testing.assert_close(shown, margins, atol=2e-3, rtol=0)
+            torch.testing.assert_close(shown, margins.flatten(), atol=2e-3, rtol=0)
             self.assertEqual([mark["data-lowest"] for mark in page.all(data_lowest=None)],
-                             [str(int(margins.argmin()) + 1)])
+                             [str(place + 1) for place in margins.argmin(dim=1).tolist()])
             shown = torch.tensor([float(bar["data-weight"]) for bar in page.all(data_weight=None)])
             torch.testing.assert_close(shown, weights[at - 1], atol=1e-3, rtol=0)
             self.assertEqual(bool(page.all(data_offset=None)), name == "recommended")
