@@ -48,7 +48,7 @@ def plot_gaps(records):
     powers = gaps.twiny()
     powers.set_xlim(gaps.get_xlim())
     exponents = range(math.floor(gaps.get_xlim()[1] / math.log(10)) + 1)
-    powers.set_xticks([exponent * math.log(10) for exponent in exponents], labels=[f"{10 ** e:,}" for e in exponents])
+    powers.set_xticks([exponent * math.log(10) for exponent in exponents], labels=[f"$10^{e}$" for e in exponents])
     powers.set_xlabel("$e^{gap}$: so many far keys weigh as much as the best, scores unscaled")
     for axes in (lengths, gaps):
         axes.grid(alpha=0.3)
