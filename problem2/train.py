@@ -1,7 +1,7 @@
 """Train the sorting classifier; the best validation epoch of each variant is kept.
 
-Without --encoding and --variant the three required encodings and the recommended variant are trained, one after the
-other.
+Without --encoding and --variant the three required encodings, the recommended variant and the one without a window are
+trained, one after the other.
 """
 
 import support.interrupt  # first: Ctrl-C while torch loads

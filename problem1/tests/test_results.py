@@ -118,7 +118,9 @@ class Results(TemporaryFolder):
             self.assertLessEqual(record["conditions"]["same carry"]["exact"], 0.02)
 
     def test_the_head_study_was_done_on_five_seeds(self):
-        self.assertEqual([record["seed"] for record in read("right_to_left/head_analysis/seeds.json")], [0, 1, 2, 3, 4])
+        for order in ORDERS:
+            records = json.loads((results_of(order) / "head_analysis" / "seeds.json").read_text())
+            self.assertEqual([record["seed"] for record in records], [0, 1, 2, 3, 4])
 
     def test_every_record_says_which_weights_it_is_of(self):
         records = ["exhaustive.json", "training_log.json", *(f"head_analysis/{name}.json" for name in

@@ -15,7 +15,7 @@ from positional_encoding import ENCODINGS, REQUIRED
 BASELINE = REQUIRED[0]
 RECOMMENDED = "recommended"
 UNRESTRICTED = "unrestricted"
-TRAINED_BY_DEFAULT = (*REQUIRED, RECOMMENDED)
+TRAINED_BY_DEFAULT = (*REQUIRED, RECOMMENDED, UNRESTRICTED)
 
 
 def cell_name(encoding, pooling, augmented, scaled=False):

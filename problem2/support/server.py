@@ -53,11 +53,11 @@ def serve(page, groups, port=None, browser=True):
     except OSError as error:
         raise UserError(f"port {port} cannot be had ({error.strerror}): name another one with --port") from None
     with server:
-        print(f"http://{ADDRESS}:{server.server_port}/   (Ctrl-C ends it)", flush=True)
-        if browser:  # beside the server, for some browsers return only when they are closed
-            threading.Thread(target=webbrowser.open, args=[f"http://{ADDRESS}:{server.server_port}/"],
-                             daemon=True).start()
         with suppress(KeyboardInterrupt):
+            print(f"http://{ADDRESS}:{server.server_port}/   (Ctrl-C ends it)", flush=True)
+            if browser:  # beside the server, for some browsers return only when they are closed
+                threading.Thread(target=webbrowser.open, args=[f"http://{ADDRESS}:{server.server_port}/"],
+                                 daemon=True).start()
             server.serve_forever()
         for lock in server.locks:
             lock.acquire(timeout=SECONDS)  # a model that still computes while Python ends can crash it

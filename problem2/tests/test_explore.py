@@ -236,7 +236,7 @@ class Refused(Asked):
                 self.assertEqual(list(answer) == ["error"], status != 200, body)
                 statuses[status] = statuses.get(status, 0) + 1
             self.assertEqual(server.request("POST", "/ask/models", b"{}")[0], 200)
-        self.assertEqual(errors.getvalue(), "")
+        self.assertNotIn(" ended in ", errors.getvalue())  # what the server says of a question that fails
         self.assertGreater(min(statuses.values()), 100, statuses)
 
     def test_the_longest_sequence_fits_a_request(self):

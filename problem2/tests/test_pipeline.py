@@ -34,7 +34,7 @@ class Pipeline(TemporaryFolder):
         self.assertIn("accuracy by length", self.run_script(problem / "inference.py"))
         made = {str(path.relative_to(problem / "results")) for path in (problem / "results").rglob("*")
                 if path.is_file()}
-        for encoding in ("sinusoidal", "learned", "none", "recommended"):
+        for encoding in ("sinusoidal", "learned", "none", "recommended", "unrestricted"):
             self.assertLessEqual({f"{encoding}/{name}"
                                   for name in ("best_model.pth", "training_log.json", "training_curves.png")}, made)
         self.assertLessEqual({"extrapolation/extrapolation_results.json", "extrapolation/extrapolation_curves.png",

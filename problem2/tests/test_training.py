@@ -258,7 +258,7 @@ class Train(TemporaryFolder):
         status, output, errors = command(train.main, *arguments)
         self.assertEqual((status, errors), (0, ""))
         self.assertIn("none: at chance by construction", output)
-        for encoding in ("sinusoidal", "learned", "none", "recommended"):
+        for encoding in ("sinusoidal", "learned", "none", "recommended", "unrestricted"):
             for place, name in [("best_models", "best_model.pth"), ("training_logs", "training_log.json"),
                                 ("training_logs", "training_curves.png")]:
                 self.assertEqual((self.folder / "all" / place / f"{encoding}_{name}").read_bytes(),
