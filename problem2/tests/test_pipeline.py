@@ -43,7 +43,7 @@ class Pipeline(TemporaryFolder):
         self.assertFalse([name for name in made if "resume" in name or "tmp" in name])
         accuracy = json.loads((problem / "results" / "extrapolation" / "extrapolation_results.json").read_text())[
             "accuracy"]
-        self.assertEqual(len(accuracy), 4 * 11 * 5)
+        self.assertEqual(len(accuracy), 5 * 11 * 5)
         self.assertRegex(self.run_script(problem / "inference.py", "--stdin", input="3 15\n9,8\n"),
                          r"^(un)?sorted [0-9.]{5}\n(un)?sorted [0-9.]{5}\n$")
 
