@@ -203,13 +203,13 @@ class Carry(Asked):
                         carries = carry_into(*pairs, N)[:, column].tolist()
                         self.assertEqual(carries[0] == carries[1], condition == "same carry")
                         self.assertIn(donor["condition"], CONDITIONS.values())
-                        made.add((column, condition))
+                        made.add((column, donor["condition"]))
                         if column < N:
                             sums = column_sums(*pairs, N)[:, column].tolist()
                             self.assertEqual(sums[0] == sums[1], condition != "other digits")
                             self.assertEqual(donor["condition"] == CONDITIONS["goes on through a 9"],
                                              condition == "carry" and sums[0] == 9)
-        self.assertEqual(len(made), 5)
+        self.assertEqual(len(made), 6)  # three conditions in column 1, and the 9; two in the overflow
 
     def test_outputs_are_moved_from_the_donor(self):
         sites = ["encoder.0.self.0@a10", "encoder.1.ffn@b1", "decoder.0.cross.1@s10"]
@@ -257,6 +257,7 @@ class Refused(Asked):
                 (self.answers.accuracy, (model, [], []), "no method is called []"),
                 (donor, (model, 10, 10, 0, "carry", 0), "the carry enters must be a whole number from 1 to 2"),
                 (donor, (model, 10, 10, 3, "carry", 0), "not 3"),
+                (donor, (model, 10, 10, True, "carry", 0), "not True"),
                 (donor, (model, 10, 1, 1, "carry", 0), "from 10 to 99"),
                 (donor, (model, 10, 10, 1, "x", 0), "choose from carry, same carry, other digits"),
                 (donor, (model, 10, 10, 2, "other digits", 0), "choose from carry, same carry"),

@@ -23,7 +23,7 @@ from tests.helpers import serving  # noqa: E402
 
 PICTURE = "--picture"
 VALUES = [3, 15, 27, 41, 58, 52, 72, 83, 94, 97]
-SHOWN = "model=sinusoidal&layer=0&head=1&at=6"
+SHOWN = "kind=swap&model=sinusoidal&layer=0&head=1&at=6&tried=8,12,24,32,48,64,96,128,256,16"
 
 
 class Browser(unittest.TestCase):
@@ -77,10 +77,12 @@ class Browser(unittest.TestCase):
         self.assertIn("positions 145 to 400 of 400", page.text("map-text"))
 
     def test_where_models_break(self):
-        page = show(self.server, "kind=swap&tried=64")
-        counted = self.answers.by_length("swap", 64)
-        self.assertEqual({cell["data-model"]: cell["data-right"] for cell in page.all(data_length="64")},
-                         {name: str(result["right"]) for name, result in counted.items()})
+        page = show(self.server, "kind=swap&tried=64,16")
+        for length in (16, 64):
+            counted = self.answers.by_length("swap", length)
+            self.assertEqual({cell["data-model"]: cell["data-right"] for cell in page.all(data_length=str(length))},
+                             {name: str(result["right"]) for name, result in counted.items()})
+        self.assertEqual(page.text("ladder-text"), "16 values")
 
     def test_dots_are_moved_with_keys_and_dragged(self):
         key = "byId('dots').dispatchEvent(new KeyboardEvent('keydown', {key: '%s', bubbles: true}))"
@@ -110,7 +112,7 @@ class Browser(unittest.TestCase):
 
     @unittest.skipUnless(PICTURE in sys.argv, "only if asked for")
     def test_picture(self):
-        take_picture(self.server, SHOWN, 1690)
+        take_picture(self.server, SHOWN, 2150)
 
 
 if __name__ == "__main__":
