@@ -5,9 +5,8 @@ from itertools import product
 import numpy as np
 from matplotlib.figure import Figure
 
-from support.plots import BLUE, GREEN, GREY, ORANGE, RED
+from support.plots import BLUE, GREEN, GREY, ORANGE, PINK, RED
 
-PINK = "#CC79A7"
 METHOD_COLOURS = {"zero": BLUE, "mean": ORANGE, "resample": GREEN}
 
 

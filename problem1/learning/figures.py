@@ -56,6 +56,7 @@ def plot_sizes(records):
                 means = [sum(values) / len(values) for values in shares]
                 axes.errorbar(range(digits + 1), means, capsize=2, marker="osD^vPX*"[number % 8], markersize=5,
                               linewidth=1.2 + 0.9 * (len(sizes) - 1 - number),  # none hides one that it covers
+                              elinewidth=1,
                               yerr=[[max(0, mean - min(values)) for mean, values in zip(means, shares)],
                                     [max(0, max(values) - mean) for mean, values in zip(means, shares)]],
                               color=colormaps["viridis"](0.9 * number / max(1, len(sizes) - 1)), label=f"{digits}")
@@ -80,14 +81,14 @@ def plot_lengths(records):
     panels = figure.subplots(1, len(names), sharey=True)
     for axes, name in zip(panels, names):
         axes.axvspan(1, max(records[0]["trained_digits"]), color=SKY, alpha=0.2, label="trained")
-        for positions, colour, marker in zip(kinds, (BLUE, ORANGE, GREEN), "osD"):
+        for positions, colour, marker, width in zip(kinds, (BLUE, ORANGE, GREEN), "osD", (1.2, 4.5, 1.2)):
             curves = [[(test["digits"], test["right"][name] / record["n"]) for test in record["right"]]
                       for record in records if record["positions"] == positions]
             for curve in curves:
                 axes.plot(*zip(*curve), marker, color=colour, markersize=4, alpha=0.5)
             digits = [x for x, _ in curves[0]]
             axes.plot(digits, [sum(share) / len(share) for share in zip(*([y for _, y in curve] for curve in curves))],
-                      color=colour, label=f"{positions}, mean of {len(curves)} seeds")
+                      color=colour, linewidth=width, label=f"{positions} (seeds: {len(curves)}; line: mean)")
         axes.set(title=name, xlabel="digits of each number", ylim=(-0.03, 1.03))
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("share right (a dot: one seed)")

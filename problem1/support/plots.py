@@ -3,7 +3,8 @@
 from matplotlib.figure import Figure
 
 # Okabe & Ito's palette, which colour-blind readers can tell apart.
-BLUE, ORANGE, GREEN, RED, SKY, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#666666"
+BLUE, ORANGE, GREEN, RED, SKY, PINK = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7"
+GREY = "#666666"
 
 
 def plot_benchmark(record):

@@ -7,13 +7,14 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from learning.evaluation import wilson_interval
-from support.plots import BLUE, GREEN, GREY, ORANGE, RED, SKY
+from support.plots import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY
 
 # Markers and lines tell the curves apart in grey.
 COLOURS = {"sinusoidal": BLUE, "learned": RED, "none": GREY, "recommended": GREEN}
 WIDTHS = {"sinusoidal": 4.5}  # so that it is seen under a curve that covers it
 MARKERS = {"sinusoidal": "o", "learned": "s", "none": "^", "recommended": "D"}
-OTHER_COLOURS = ("#CC79A7", ORANGE, SKY, "#000000", "#F0E442")
+LOOKS = [(BLUE, "o"), (RED, "s"), (GREEN, "^"), (ORANGE, "D"), (GREY, "v"), (SKY, "P")]  # of other curves
+OTHER_COLOURS = (PINK, ORANGE, SKY, "#000000", "#F0E442")
 TITLES = {"swap": "swaps (the course's)", "one_inversion": "one inversion", "one_swap": "one swap",
           "shuffled": "shuffled", "reversed": "reversed"}
 
@@ -178,9 +179,6 @@ def plot_dissection(records):
             if axes.lines[1:]:
                 axes.legend(fontsize=8)
     return figure
-
-
-LOOKS = [(BLUE, "o"), (RED, "s"), (GREEN, "^"), (ORANGE, "D"), (GREY, "v"), (SKY, "P")]
 
 
 def _draw(axes, records, look, label, place):

@@ -4,10 +4,9 @@ import math
 
 from matplotlib.figure import Figure
 
+from extrapolation.figures import LOOKS
 from extrapolation.gaps import LEVEL, LONGEST_PREDICTED, measured_length
-from support.plots import BLUE, GREEN, GREY, ORANGE, RED, SKY
-
-LOOKS = [(BLUE, "o"), (ORANGE, "s"), (GREEN, "^"), (RED, "D"), (SKY, "v")]
+from support.plots import GREY
 
 
 def plot_gaps(records):

@@ -9,9 +9,8 @@ from matplotlib.figure import Figure
 
 from model import POOLINGS
 from positional_encoding import ENCODINGS
-from support.plots import BLUE, GREEN, GREY, ORANGE, RED, SKY
+from support.plots import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY
 
-PINK = "#CC79A7"
 PALETTE = (BLUE, ORANGE, GREEN, PINK, SKY, RED, GREY)
 MARKS = "os^Dv<>"
 # Student's 97.5% points, by number of values.
@@ -89,8 +88,8 @@ def plot_grid(records, negatives, lengths=(16, 64, 256)):
     figure = Figure(figsize=(3 * len(poolings) + 1.5, len(lengths) * (0.9 + 0.23 * len(encodings)) + 0.8),
                     layout="constrained")
     scores = "; scores scaled by log n" if records[0]["settings"]["log_scaling"] else ""
-    figure.suptitle("Accuracy by encoding, pooling, augmentation and length; negatives: "
-                    f"{negatives.replace('_', ' ')}{scores}")
+    figure.suptitle("Accuracy by encoding, pooling, augmentation and length\n"
+                    f"negatives: {negatives.replace('_', ' ')}{scores}", fontsize=11)
     panels = figure.subplots(len(lengths), len(poolings), sharex=True, sharey=True, squeeze=False)
     for (length, pooling), axes in zip(product(lengths, poolings), panels.flat):
         for augmented, shift, colour, label in [(True, -0.2, BLUE, ", augmented"), (False, 0.2, ORANGE, ", plain")]:
