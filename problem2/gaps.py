@@ -2,7 +2,8 @@
 relative bias and the lowest position as pooling.
 
 A line of the file is one model. A model with scaled scores has a second line, of the same weights with the scale for
-good what it is at the longest training length. What has its line is not measured again. Name several folders with
+good what it is at the longest training length. For scores multiplied by log n the line says from which length on the
+model is proved right. What has its line is not measured again. Name several folders with
 --results-dir for models of several training seeds.
 """
 
@@ -11,10 +12,11 @@ import support.interrupt  # first: Ctrl-C while torch loads
 from pathlib import Path
 
 from draws import add_model_options, chosen_models
+from extrapolation import certificate
 from extrapolation.draws import DRAWS, draw_sets
 from extrapolation.gap_figures import plot_gaps
 from extrapolation.gaps import (NEGATIVES, applies, frozen, measure_gaps, measure_lengths, measured_length,
-                                predict_length)
+                                predict_length, right_without)
 from extrapolation.records import DIGITS, from_table, read_lines, to_table, write_lines
 from generate_data import GAP_LENGTH, ensure_data, load_splits
 from support.cli import RESULTS_DIR, Parser, UserError, run, whole_number
@@ -38,8 +40,20 @@ def measure(model, args, seen):
     sequences, labels = draw_sets(GAP_LENGTH, DRAWS, SEQUENCES, seen)[NEGATIVES]
     device = next(model.parameters()).device
     sequences, labels = sequences.to(device), labels.to(device)
-    return {"heads": to_table(measure_gaps(model, sequences)), "predicted": predict_length(model, sequences, labels),
+    heads = [record | {"n": len(labels), "right_without": right_without(model, sequences, labels, record["head"])}
+             for record in measure_gaps(model, sequences)]
+    return {"heads": to_table(heads), "predicted": predict_length(model, sequences, labels),
             "lengths": to_table(measure_lengths(model, GAP_LENGTH, args.longest, args.num_samples, seen, DRAWS))}
+
+
+def proof_text(found):
+    """What a certificate says, to be put behind the rest of a line; nothing if there is none."""
+    if found is None:
+        return ""
+    if found["every_sequence_right"]:
+        return f"; proved right on every sequence of {found['length']:,} values or more"
+    return (f"; not proved right at any length: {found['called_unsorted']:,} of {found['windows_without_descent']:,} "
+            f"windows, {found['not_always_noticed']:,} of {found['descents']:,} descents")
 
 
 def read_gaps(path):
@@ -80,13 +94,17 @@ def main(arguments=None):
                          "longest": args.longest, "num_samples": args.num_samples}
                 line = lines.get((name, seed, kind), {})
                 if {key: line.get(key) for key in about} != about:
-                    lines[name, seed, kind] = rounded(about | measure(each, args, seen), DIGITS)
-                    write_lines(args.output, lines.values())
-                found = unpack(lines[name, seed, kind])
+                    line = about | measure(each, args, seen)
+                if certificate.applies(each) and "certificate" not in line:
+                    line |= {"certificate": certificate.prove(each)}
+                lines[name, seed, kind] = rounded(line, DIGITS)
+                write_lines(args.output, lines.values())
+                found = unpack(line)
                 gaps = ", ".join(f"{head['gap_percentile']:.2f}" for head in found["heads"])
                 print(f"{name}, seed {seed}, scores {kind}: 1st percentile of the heads' gaps {gaps}; fails at "
                       f"{found['predicted'] or 'no length'} as predicted, at "
-                      f"{measured_length(found['lengths']) or f'none up to {args.longest}'} as measured", flush=True)
+                      f"{measured_length(found['lengths']) or f'none up to {args.longest}'} as measured"
+                      + proof_text(found.get("certificate")), flush=True)
         save_figure(args.output.with_suffix(".png"), plot_gaps([unpack(line) for line in lines.values()]))
 
 

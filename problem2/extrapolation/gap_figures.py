@@ -5,7 +5,7 @@ import math
 from matplotlib.figure import Figure
 
 from extrapolation.figures import LOOKS
-from extrapolation.gaps import LEVEL, LONGEST_PREDICTED, measured_length
+from extrapolation.gaps import LEVEL, LONGEST_PREDICTED, measured_length, needed
 from support.plots import GREY
 
 
@@ -27,8 +27,9 @@ def plot_gaps(records):
         points = [(record["predicted"] or never, (measured_length(record["lengths"]) or beyond) * 1.06 ** number)
                   for number, record in enumerate(group)]
         lengths.plot(*zip(*points), mark, color=colour, alpha=0.7, markersize=5, label=f"{encoding}, scores {scores}")
-        lowest = [(head["gap_percentile"], row) for record in group for head in record["heads"]]
-        gaps.plot(*zip(*lowest), mark, color=colour, alpha=0.5, markersize=5)
+        for head in (head for record in group for head in record["heads"]):
+            gaps.plot(head["gap_percentile"], row, mark, color=colour, alpha=0.6, markersize=5,
+                      fillstyle="full" if needed(head) else "none")
     ends = [record["lengths"][0]["length"] for record in records][0], beyond
     lengths.plot(ends, ends, color=GREY, linewidth=0.8, label="predicted = measured")
     lengths.axvline(LONGEST_PREDICTED * 2 ** 0.5, color=GREY, linestyle=":", linewidth=0.8)
@@ -39,16 +40,18 @@ def plot_gaps(records):
                 ylabel=f"measured (above the dotted line: nowhere up to {beyond // 2:,})",
                 title=f"First length with less than {LEVEL:.0%} on one inversion")
     gaps.axvline(1, color=GREY, linestyle="--", label="beyond it log n keeps far keys down")
+    gaps.plot(math.nan, math.nan, "o", color=GREY, fillstyle="none", label="hollow: the answer does not need this head")
     gaps.set_yticks(range(len(groups)), labels=[f"{encoding},\nscores {scores}" for encoding, scores in groups],
                     fontsize=8)
     gaps.set_ylim(len(groups) - 0.5, -0.5)
-    gaps.set(xlabel="1st percentile of the gap, before scaling", title="Gap of each head, a dot a head and seed")
+    gaps.set(xlabel="1st percentile of the gap, before scaling",
+             title="Gap of each head, a dot a head and seed")
     # Ticks at whole powers of 10, where the gap is their logarithm.
     powers = gaps.twiny()
     powers.set_xlim(gaps.get_xlim())
     exponents = range(math.floor(gaps.get_xlim()[1] / math.log(10)) + 1)
     powers.set_xticks([exponent * math.log(10) for exponent in exponents], labels=[f"$10^{e}$" for e in exponents])
-    powers.set_xlabel("$e^{gap}$: so many far keys weigh as much as the best, scores unscaled")
+    powers.set_xlabel("$e^{gap}$: so many far keys weigh as much as the best")
     for axes in (lengths, gaps):
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)

@@ -86,6 +86,25 @@ def measure_gaps(model, sequences):
 
 
 @torch.no_grad()
+def right_without(model, sequences, labels, head):
+    """How many of `sequences [N, L]` with `labels [N]` a model answers rightly with the output of one head replaced by
+    its mean over all of their positions: does the answer need what this head reads?"""
+    (layer,) = model.layers
+    own = torch.arange(layer.self_attn.num_heads).repeat_interleave(layer.self_attn.d_k) == head  # [d_model]
+    hook = layer.self_attn.W_o.register_forward_pre_hook(
+        lambda module, outputs: (torch.where(own.to(outputs[0].device), outputs[0].mean(dim=(0, 1)), outputs[0]),))
+    try:
+        return int((model.predict(sequences) == labels).sum())
+    finally:
+        hook.remove()
+
+
+def needed(record):
+    """Whether, by a head's record with `n` and `right_without`, accuracy falls below `LEVEL` without it."""
+    return record["right_without"] < LEVEL * record["n"]
+
+
+@torch.no_grad()
 def answers_as_if(model, sequences, length):
     """The classes `[N]` that a model would give sequences `[N, L]` if nothing but the number of their keys were that of
     sequences of `length` values: each far key counts as several, and scores are scaled as for that length.

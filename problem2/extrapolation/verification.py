@@ -1,5 +1,5 @@
 """Is a local model right on every sequence of every length? Answered by trying every window there is, instead of a
-sample of sequences.
+sample of sequences. What can be proved of unrestricted attention is in `extrapolation.certificate`.
 
 The recommended model has one layer of local attention that reaches one value to either side, and its answer is that of
 the position with the lowest margin (logit of "sorted" minus logit of "unsorted"). The margin of a position depends on
@@ -47,6 +47,20 @@ def window_margins(model):
             "last": margins(pairs, 1).view(VALUES, VALUES), "inner": torch.stack(inner)}
 
 
+def decisive(windows):
+    """What the verdicts rest on: `(of each window without a descent its margin, of each descent the higher margin of
+    the value that notices it)`, the latter over all surroundings and for the better of the two values."""
+    values = torch.arange(VALUES)
+    ascends = values.unsqueeze(1) <= values
+    good = torch.cat([windows["single"], windows["first"][ascends], windows["last"][ascends],
+                      windows["inner"][ascends.unsqueeze(2) & ascends]])
+    of_left = torch.maximum(windows["inner"].amax(dim=0),
+                            windows["first"])  # v with w after it, over all that may come before v
+    of_right = torch.maximum(windows["inner"].amax(dim=2),
+                             windows["last"])  # w with v before it, over all that may come after w
+    return good, torch.minimum(of_left, of_right)[~ascends]
+
+
 def judge(windows):
     """What `window_margins` say.
 
@@ -61,15 +75,7 @@ def judge(windows):
     """
     if any(margins.isnan().any() for margins in windows.values()):
         raise ValueError("a margin is not a number")
-    values = torch.arange(VALUES)
-    ascends = values.unsqueeze(1) <= values
-    good = torch.cat([windows["single"], windows["first"][ascends], windows["last"][ascends],
-                      windows["inner"][ascends.unsqueeze(2) & ascends]])
-    of_left = torch.maximum(windows["inner"].amax(dim=0),
-                            windows["first"])  # v with w after it, over all that may come before v
-    of_right = torch.maximum(windows["inner"].amax(dim=2),
-                             windows["last"])  # w with v before it, over all that may come after w
-    noticed = torch.minimum(of_left, of_right)[~ascends]
+    good, noticed = decisive(windows)
     called_unsorted, not_noticed = int((good <= 0).sum()), int((noticed > 0).sum())
     return {"windows_without_descent": len(good), "called_unsorted": called_unsorted, "descents": len(noticed),
             "not_always_noticed": not_noticed, "smallest": min(good.abs().min().item(), noticed.abs().min().item()),

@@ -11,7 +11,7 @@ import train
 from learning.checkpoint import load_model
 from positional_encoding import ENCODINGS, NoPositionalEncoding
 from support.digests import KEY, weights_digest
-from tests.helpers import TemporaryFolder, command
+from tests.helpers import TemporaryFolder, command, without_pictures
 from tests.test_training import SMALL
 
 
@@ -24,6 +24,12 @@ class Squared(NoPositionalEncoding):
 
 
 class Analyze(TemporaryFolder):
+    def setUp(self):
+        super().setUp()
+        pictures = without_pictures(analyze)
+        pictures.start()
+        self.addCleanup(pictures.stop)
+
     def train(self, *encodings):
         data = self.small_data()  # without extrapolation sets
         for encoding in encodings:

@@ -1,5 +1,6 @@
 """Gaps between the scores of near and far keys, and the lengths that are predicted from them."""
 
+import copy
 import json
 import math
 from unittest import mock
@@ -8,7 +9,7 @@ import torch
 
 import gaps as gaps_command
 import train
-from extrapolation import gap_figures, gaps
+from extrapolation import certificate, gap_figures, gaps
 from tests.helpers import TemporaryFolder, command, without_pictures
 from tests.test_counting import tiny
 from tests.test_training import SMALL
@@ -56,6 +57,25 @@ class Gaps(TemporaryFolder):
             self.assertEqual((twin.config.log_scaling, model.config.log_scaling), (False, scaling))
 
     @torch.no_grad()
+    def test_without_a_head_its_output_is_everywhere_its_mean(self):
+        model = tiny().double()
+        layer, heads = model.layers[0], []
+        hook = layer.self_attn.W_o.register_forward_pre_hook(lambda module, outputs: heads.append(outputs[0]))
+        model(SEQUENCES)
+        hook.remove()
+        undisturbed = model(SEQUENCES) @ torch.tensor([-1.0, 1.0]).double()
+        for head in range(4):
+            twin, own = copy.deepcopy(model), slice(4 * head, 4 * head + 4)
+            values = twin.layers[0].self_attn.W_v  # a head that finds the same value everywhere
+            values.weight[own], values.bias[own] = 0.0, heads[0][..., own].mean(dim=(0, 1))
+            margins = twin(SEQUENCES) @ torch.tensor([-1.0, 1.0]).double()
+            for border in margins.sort().values.unfold(0, 2, 1).mean(dim=1):
+                model.classifier.bias[0] += border
+                self.assertEqual(gaps.right_without(model, SEQUENCES, (margins > border).long(), head), 6)
+                model.classifier.bias[0] -= border
+            self.assertGreater((margins - undisturbed).abs().max(), 1e-3)
+
+    @torch.no_grad()
     def test_as_if_longer_far_keys_count_several_times_and_scores_are_scaled_for_the_length(self):
         model = tiny(log_scaling=True).double()
         torch.testing.assert_close(gaps.answers_as_if(model, SEQUENCES, 14), model.predict(SEQUENCES))
@@ -92,7 +112,7 @@ class Gaps(TemporaryFolder):
     def test_the_figure_sets_each_model_s_prediction_against_its_measurement(self):
         def record(scores, predicted, lengths, gap):
             return {"encoding": "e", "seed": 0, "scores": scores, "longest": 64, "predicted": predicted,
-                    "heads": [{"gap_percentile": gap}],
+                    "heads": [{"gap_percentile": gap, "n": 10, "right_without": 9 if gap > 1 else 10}],
                     "lengths": [{"length": length, "n": 10, "right": right} for length, right in lengths]}
         figure = gap_figures.plot_gaps([record("plain", 32, [(16, 10), (23, 5)], 0.5), record("scaled", None,
                                                                                         [(16, 10), (64, 10)], 2.0)])
@@ -100,7 +120,8 @@ class Gaps(TemporaryFolder):
                           for axes in figure.axes[:2])
         self.assertEqual([lengths["e, scores plain"], lengths["e, scores scaled"]],
                          [(32, 23), (2 * gaps.LONGEST_PREDICTED, 128)])
-        self.assertEqual([line.get_xdata()[0] for line in figure.axes[1].lines[:2]], [0.5, 2.0])
+        self.assertEqual([(line.get_xdata()[0], line.get_fillstyle()) for line in figure.axes[1].lines[:2]],
+                         [(0.5, "none"), (2.0, "full")])
 
 
 class Command(TemporaryFolder):
@@ -114,7 +135,8 @@ class Command(TemporaryFolder):
         for name in ("relative_bias-lowest-augmented", "relative_bias-lowest-augmented-scaled", "none"):
             command(train.main, "--variant", name, "--data-dir", data, "--output-dir", self.folder, "--epochs", 1,
                     *SMALL)
-        with mock.patch.object(gaps_command, "SEQUENCES", 20):
+        with mock.patch.object(gaps_command, "SEQUENCES", 20), \
+                mock.patch.object(certificate, "LENGTHS", (64,)):
             status, output, errors = self.gaps()
         self.assertEqual((status, errors), (0, ""))
         lines = [json.loads(line) for line in (self.folder / "gaps.jsonl").read_bytes().splitlines()]
@@ -123,7 +145,17 @@ class Command(TemporaryFolder):
                           ("relative_bias-lowest-augmented-scaled", "scaled"),
                           ("relative_bias-lowest-augmented-scaled", "frozen at 16")])
         self.assertEqual(len(output.splitlines()), 3)
+        self.assertEqual([line["certificate"]["length"] if "certificate" in line else None for line in lines],
+                         [None, 64, None])
+        self.assertIn("proved right", output)
         self.assertTrue((self.folder / "gaps.png").exists())
         with mock.patch.object(gaps_command, "measure", side_effect=AssertionError("measured again")):
             self.assertEqual(self.gaps()[0], 0)
+        path, whole = self.folder / "gaps.jsonl", (self.folder / "gaps.jsonl").read_text()
+        path.write_text("".join(json.dumps({key: value for key, value in line.items() if key != "certificate"}) + "\n"
+                                for line in lines))
+        with mock.patch.object(gaps_command, "measure", side_effect=AssertionError("measured again")), \
+                mock.patch.object(certificate, "LENGTHS", (64,)):
+            self.gaps()
+        self.assertEqual(path.read_text(), whole, "a line without a certificate gets one, and is else left alone")
         self.assert_one_line(self.gaps("--only", "none"), "no model there has one layer", "python train.py")

@@ -30,7 +30,7 @@ class Pipeline(TemporaryFolder):
         output = self.run_script(problem / "train.py", "--epochs", 1, "--d-model", 16, "--num-heads", 2, "--num-layers",
                                  1, "--d-ff", 16)
         self.assertIn("epoch   1 of 1", output)
-        self.run_script(problem / "analyze.py")
+        self.run_script(problem / "analyze.py", "--num-samples", 40)
         self.assertIn("accuracy by length", self.run_script(problem / "inference.py"))
         made = {str(path.relative_to(problem / "results")) for path in (problem / "results").rglob("*")
                 if path.is_file()}
