@@ -21,6 +21,7 @@ TYPST = "0.15.2"
 # Records that the report does without while they are not there. Typst cannot ask whether a file exists.
 OPTIONAL = ("problem1/results/head_analysis/seeds.json", "problem1/results/benchmark.json", "problem2/results/benchmark.json",
             "problem1/results/robustness.json", "problem2/results/robustness.json", "problem1/results/seeds_focus_0.jsonl",
+            "problem1/results/right_to_left/seeds_epochs_5.jsonl",
             "problem1/results/right_to_left/seeds.jsonl", "problem1/results/right_to_left/head_analysis/seeds.json",
             "problem1/results/sizes/runs.jsonl", "problem1/results/lengths/runs.jsonl",
             "problem2/results/recommended/training_log.json", "problem2/results/study/recommended.json", "problem2/results/draws.jsonl", "problem2/results/gaps.jsonl")
