@@ -52,8 +52,9 @@ def proof_text(found):
         return ""
     if found["every_sequence_right"]:
         return f"; proved right on every sequence of {found['length']:,} values or more"
-    return (f"; not proved right at any length: {found['called_unsorted']:,} of {found['windows_without_descent']:,} "
-            f"windows, {found['not_always_noticed']:,} of {found['descents']:,} descents")
+    return (f"; not proved right, not from {found['length']:,} values on either: {found['called_unsorted']:,} of "
+            f"{found['windows_without_descent']:,} windows, {found['not_always_noticed']:,} of {found['descents']:,} "
+            "descents")
 
 
 def read_gaps(path):

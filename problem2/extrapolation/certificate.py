@@ -2,19 +2,20 @@
 bound on all that can lie beyond a value's neighbours.
 
 The model has one layer with a relative bias, scores multiplied by log n, and the lowest position as pooling. Consider a
-position with value v, u before it and w after it. Of these three keys, one is a head's best: score z. A key whose score
-is z - g weighs at most n^(-g) of it, so that a group of keys takes at most the sum of these; all far keys of one side
-together at most n^(1 - g), g being the gap to the best score that any allowed value has there. Allowed is any value; in
-a sorted sequence no value above u before and none below w after. Each such share falls as n grows, if only g is not
-negative, of far keys not below 1; else a share is taken to be 1, the most there is. So a head's output is its best
-key's but for a displacement of at most the sum over groups of their share times the distance of their values' outputs,
-and at most the largest of these distances.
+position with value v, u before it and w after it; at an end of the sequence one of them is missing. Of these keys, one
+is a head's best: score z. A key whose score is z - g weighs at most n^(-g) of it, so that a group of keys takes at most
+the sum of these; all far keys of one side together at most n^(1 - g), g being the gap to the best score that any
+allowed value has there. Allowed is any value; in a sorted sequence no value above u before and none below w after. No
+such share rises with n, if only g is not negative, of far keys not below 1; else a share is taken to be 1, the most
+there is. So a head's output is its best key's but for a displacement of at most the sum over groups of their share
+times the largest distance between their values' outputs and the best key's, and at most the largest of these distances;
+the displacements of all heads add up.
 
 The margin (logit of "sorted" minus logit of "unsorted") moves by at most the displacement times a Lipschitz constant:
-within the ball that the displacement spans, a layer norm stretches by at most 1 / sigma, sigma being the least standard
-deviation there, and a linear layer by its spectral norm. So for every window (u, v, w), and for every length from the
-given one on, the margin lies within a known distance of that which the best keys alone give; `verification.judge` turns
-these bounds into a verdict on all sequences.
+within the ball that the displacement spans, a layer norm without its weights stretches by at most 1 / sigma, sigma
+being the least standard deviation there, and a linear layer by its spectral norm. So for every window (u, v, w), and
+for every length from the given one on, the margin lies within a known distance of that which the best keys alone give;
+`verification.judge` turns these bounds into a verdict on all sequences.
 
 Computed in float64. The model itself rounds: compare with `smallest`, as in `verification`.
 Shapes in comments: V values, U = V + 1 values and "none", H heads, d width of the model.
@@ -55,7 +56,8 @@ class Bounds:
         mixing = attention.W_o.weight.view(width, self.heads, -1)
         self.outputs = torch.einsum("dhk,hvk->hvd", mixing, counted.values)  # what each value adds to the stream
         # A head's output moves by as much as the two values' outputs are apart; none is nowhere.
-        self.distances = with_none(torch.cdist(self.outputs, self.outputs), 0.0)  # [H, V, U]
+        self.distances = with_none(torch.cdist(
+            self.outputs, self.outputs, compute_mode="donot_use_mm_for_euclid_dist"), 0.0)  # [H, V, U]
         self.farthest = over_allowed(self.distances)
         self.stretch = (torch.linalg.matrix_norm(layer.linear2.weight, 2)
                         * torch.linalg.matrix_norm(layer.linear1.weight * layer.norm2.weight, 2))
@@ -102,9 +104,7 @@ class Bounds:
         for a `displacement [U, U]` of the stream."""
         counted, layer = self.counted, self.counted.layer
         # Few different ones: the window matters through the heads' best keys alone.
-        powers = self.values ** torch.arange(self.heads)
-        different, which = (best_value.flatten(1) * powers.unsqueeze(1)).sum(dim=0).unique(return_inverse=True)
-        different = different // powers.unsqueeze(1) % self.values
+        different, which = best_value.flatten(1).unique(dim=1, return_inverse=True)  # [H, different], [U U]
         x = counted.stream[v] + counted.attention.W_o.bias + sum(outputs[values] for outputs, values
                                                                  in zip(self.outputs, different))
         y = x + layer.linear2(layer.linear1(layer.norm2(x)).relu())
@@ -114,7 +114,7 @@ class Bounds:
         root = math.sqrt(x.size(1))  # a vector that moves by e changes its standard deviation by e / root at most
         moved = displacement * (1 + self.stretch / (least - displacement / root).clamp(min=0))
         change = self.slope * moved / (least_after - moved / root).clamp(min=0)
-        return base, torch.where(displacement > 0, change, 0.0)
+        return base, torch.where(displacement == 0, 0.0, change)
 
 
 def over_allowed(table):
@@ -137,7 +137,8 @@ def deviation(x, norm):
 
 
 def bound_windows(model, length):
-    """`(base, change)`, each as `verification.window_margins`, for all sequences of `length` values or more.
+    """`(base, change)`, each as `verification.window_margins`, for all sequences of `length` values or more, 2 at
+    least.
 
     The margin of a window is within `change` of `base` in every sequence; of one without a descent, in every sorted
     one. A sequence of a single value is no such sequence: its margins are set to infinity and its changes to 0.

@@ -168,6 +168,19 @@ class Certificate(unittest.TestCase):
                          (False, certificate.LENGTHS[-1], None))
         self.assertNotIn("Infinity", json.dumps(found))
 
+    @torch.no_grad()
+    def test_base_margins_of_many_heads_are_those_of_their_best_keys(self):
+        """Of so many that a number for each choice of best keys would not fit an integer."""
+        model = tiny(log_scaling=True, d_model=60, num_heads=30)
+        model.pos_encoding.weights[:, 3:6] += 40 * torch.eye(3)[torch.randint(3, (30,))]
+        base, change = certificate.bound_windows(model, 64)
+        sequence = torch.arange(VALUES).repeat_interleave(20)
+        margins = CountedModel(model).margins(sequence)
+        for place in (19, 20, 50):
+            window = tuple(sequence[place - 1:place + 2].tolist())
+            self.assertLess(change["inner"][window], 1e-6)
+            self.assertAlmostEqual(base["inner"][window].item(), margins[place].item(), places=6)
+
     def test_it_applies_to_scores_multiplied_by_log_n_alone(self):
         self.assertTrue(certificate.applies(tiny(log_scaling=True)))
         for changes in ({"log_scaling": False}, {"log_scaling": "learned"}, {"num_layers": 2, "log_scaling": True},
