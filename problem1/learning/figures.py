@@ -41,7 +41,7 @@ def plot_sizes(records):
     """Share right against the length of the longest carry chain: a panel an order of writing, a line a size of numbers.
 
     Args:
-        records: those of sizes.py. A line is the mean over the seeds, a bar their range.
+        records: those of sizes.py. A line is the mean over the seeds, a dot one seed.
     """
     orders = list(dict.fromkeys(record["order"] for record in records))
     sizes = sorted({record["digits"] for record in records})
@@ -53,17 +53,17 @@ def plot_sizes(records):
             if runs:
                 shares = [[record["right"][f"chain {length}"] / record["n"] for record in runs]
                           for length in range(digits + 1)]
-                means = [sum(values) / len(values) for values in shares]
-                axes.errorbar(range(digits + 1), means, capsize=2, marker="osD^vPX*"[number % 8], markersize=5,
-                              linewidth=1.2 + 0.9 * (len(sizes) - 1 - number),  # none hides one that it covers
-                              elinewidth=1,
-                              yerr=[[max(0, mean - min(values)) for mean, values in zip(means, shares)],
-                                    [max(0, max(values) - mean) for mean, values in zip(means, shares)]],
-                              color=colormaps["viridis"](0.9 * number / max(1, len(sizes) - 1)), label=f"{digits}")
+                colour = colormaps["viridis"](0.9 * number / max(1, len(sizes) - 1))
+                axes.plot([sum(values) / len(values) for values in shares], color=colour, label=f"{digits}",
+                          linewidth=1.2 + 0.9 * (len(sizes) - 1 - number))  # none hides one that it covers
+                # Sizes side by side, so that no dot hides another's.
+                dots = [(length + 0.07 * (number - (len(sizes) - 1) / 2), value)
+                        for length, values in enumerate(shares) for value in values]
+                axes.plot(*zip(*dots), "osD^vPX*"[number % 8], color=colour, markersize=4, alpha=0.8)
         axes.set(title=f"answer written {order}", xlabel="columns of the longest carry chain", ylim=(-0.03, 1.03))
         axes.grid(alpha=0.3)
         axes.xaxis.get_major_locator().set_params(integer=True)
-    panels[0].set_ylabel("share right (mean and range of the seeds)")
+    panels[0].set_ylabel("share right (line: mean; a dot: one seed)")
     handles = dict(zip(*reversed(panels[-1].get_legend_handles_labels())))
     figure.legend(handles.values(), handles.keys(), title="digits", loc="outside right upper")
     return figure

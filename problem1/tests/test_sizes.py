@@ -64,8 +64,11 @@ class Runs(TemporaryFolder):
         panels = plot_sizes(records).axes
         self.assertEqual([panel.get_title() for panel in panels],
                          ["answer written left-to-right", "answer written right-to-left"])
-        lines = {container.get_label(): container.lines[0].get_xydata().tolist() for container in panels[0].containers}
+        lines = {line.get_label(): line.get_xydata().tolist() for line in panels[0].lines[::2]}
         self.assertEqual(lines, {"2": [[x, 0.95] for x in range(3)], "5": [[x, 0.95] for x in range(6)]})
+        dots = panels[0].lines[1].get_xydata()
+        self.assertEqual(dots[:, 0].round().tolist(), [0, 0, 1, 1, 2, 2])
+        self.assertEqual(dots[:, 1].tolist(), [1.0, 0.9] * 3)
 
 
 if __name__ == "__main__":
