@@ -3,8 +3,8 @@ relative bias and the lowest position as pooling.
 
 A line of the file is one model. A model with scaled scores has a second line, of the same weights with the scale for
 good what it is at the longest training length. For scores multiplied by log n the line says from which length on the
-model is proved right. What has its line is not measured again. Name several folders with
---results-dir for models of several training seeds.
+model is proved right. What has its line is not measured again. Name several folders with --results-dir for models of
+several training seeds.
 """
 
 import support.interrupt  # first: Ctrl-C while torch loads
@@ -93,14 +93,15 @@ def main(arguments=None):
                                  if model.config.log_scaling else [])]:
                 about = {"encoding": name, "seed": seed, "scores": kind, KEY: weights_digest(model.state_dict()),
                          "longest": args.longest, "num_samples": args.num_samples}
-                line = lines.get((name, seed, kind), {})
+                line = old = lines.get((name, seed, kind), {})
                 if {key: line.get(key) for key in about} != about:
                     line = about | measure(each, args, seen)
                 if certificate.applies(each) and "certificate" not in line:
-                    line |= {"certificate": certificate.prove(each)}
-                lines[name, seed, kind] = rounded(line, DIGITS)
-                write_lines(args.output, lines.values())
-                found = unpack(line)
+                    line = line | {"certificate": certificate.prove(each)}
+                if line is not old:
+                    lines[name, seed, kind] = rounded(line, DIGITS)
+                    write_lines(args.output, lines.values())
+                found = unpack(lines[name, seed, kind])
                 gaps = ", ".join(f"{head['gap_percentile']:.2f}" for head in found["heads"])
                 print(f"{name}, seed {seed}, scores {kind}: 1st percentile of the heads' gaps {gaps}; fails at "
                       f"{found['predicted'] or 'no length'} as predicted, at "

@@ -75,9 +75,7 @@ class Optimizer(TemporaryFolder):
 class Train(TemporaryFolder):
     def setUp(self):
         super().setUp()
-        pictures = without_pictures(train)
-        pictures.start()
-        self.addCleanup(pictures.stop)
+        self.enterContext(without_pictures(train))
 
     def train(self, name, *options, epochs=4, sizes=(40, 20, 20)):
         return command(train.main, "--data-dir", self.small_data(sizes=sizes), "--output-dir", self.folder / name,

@@ -44,8 +44,7 @@ def plot_gaps(records):
     gaps.set_yticks(range(len(groups)), labels=[f"{encoding},\nscores {scores}" for encoding, scores in groups],
                     fontsize=8)
     gaps.set_ylim(len(groups) - 0.5, -0.5)
-    gaps.set(xlabel="1st percentile of the gap, before scaling",
-             title="Gap of each head, a dot a head and seed")
+    gaps.set(xlabel="1st percentile of the gap, before scaling", title="Gap of each head, a dot a head and seed")
     # Ticks at whole powers of 10, where the gap is their logarithm.
     powers = gaps.twiny()
     powers.set_xlim(gaps.get_xlim())

@@ -26,9 +26,7 @@ class Squared(NoPositionalEncoding):
 class Analyze(TemporaryFolder):
     def setUp(self):
         super().setUp()
-        pictures = without_pictures(analyze)
-        pictures.start()
-        self.addCleanup(pictures.stop)
+        self.enterContext(without_pictures(analyze))
 
     def train(self, *encodings):
         data = self.small_data()  # without extrapolation sets

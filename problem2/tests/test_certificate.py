@@ -21,9 +21,7 @@ VALUES = 6
 class Certificate(unittest.TestCase):
     def setUp(self):
         for module in (counting, verification):
-            patch = mock.patch.object(module, "VALUES", VALUES)
-            patch.start()
-            self.addCleanup(patch.stop)
+            self.enterContext(mock.patch.object(module, "VALUES", VALUES))
 
     def model(self, seed, sharpness=4.0):
         """A random model whose heads prefer one of the neighbours or the position itself, one more than another."""

@@ -48,9 +48,7 @@ class Optimizer(TemporaryFolder):
 class Train(TemporaryFolder):
     def setUp(self):
         super().setUp()
-        pictures = without_pictures(train)
-        pictures.start()
-        self.addCleanup(pictures.stop)
+        self.enterContext(without_pictures(train))
 
     def train(self, name, *options, epochs=4):
         return command(train.main, "--encoding", "learned", "--data-dir", self.small_data(), "--output-dir",
