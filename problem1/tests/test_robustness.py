@@ -13,6 +13,7 @@ import torch
 
 import generate_data
 import train
+from learning import checkpoint
 from learning.checkpoint import load_model
 from model import Seq2SeqTransformer
 from support import files
@@ -111,6 +112,17 @@ class Checkpoint(TemporaryFolder):
         files.write_checkpoint(self.folder / "m.pth", weights | {"_extra_state": model.get_extra_state()})
         with self.assertRaisesRegex(UserError, "larger than the file"):
             load_model(self.folder / "m.pth")
+
+    def test_sizes_that_the_weights_do_not_have_are_refused_before_a_model_is_made(self):
+        state = torch.load(RESULTS / "best_model.pth", weights_only=True)
+        for size in ("d_model", "d_ff", "num_decoder_layers"):
+            extra = state["_extra_state"]
+            config = extra["config"] | {size: 2 * extra["config"][size]}
+            files.write_checkpoint(self.folder / "m.pth", state | {"_extra_state": extra | {"config": config}})
+            with mock.patch.object(checkpoint, "Seq2SeqTransformer") as made, \
+                    self.assertRaisesRegex(UserError, "fewer weights than a model of these sizes has"):
+                load_model(self.folder / "m.pth")
+            made.assert_not_called()
 
     def test_torch_s_older_forms_are_refused_unread(self):
         torch.save({"config": {}}, self.folder / "m.pth", _use_new_zipfile_serialization=False)

@@ -37,9 +37,6 @@ def load_model(path, device="cpu", remedy="train the model with python train.py"
         config, about = ModelConfig(**extra["config"]), extra["about"]
         weights = {name: value for name, value in state.items() if name != EXTRA}
         check(config, about, weights, os.path.getsize(path))
-        with torch.device("meta"):  # shapes only: nothing is allocated until the weights are known to fit
-            shapes = {name: value.to("meta") for name, value in weights.items()}
-            SortingClassifier(**asdict(config)).load_state_dict({**shapes, EXTRA: extra})
         model = SortingClassifier(**asdict(config))
         model.load_state_dict(state)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
@@ -57,6 +54,9 @@ def check(config, about, weights, file_size):
         raise ValueError("a size of the model is no possible one")
     if config.num_layers > len(weights):
         raise ValueError("fewer weights than layers")
+    attention, feed_forward = 4 * config.d_model ** 2, 2 * config.d_model * config.d_ff
+    if config.num_layers * (attention + feed_forward) > sum(map(torch.numel, weights.values())):
+        raise ValueError("fewer weights than a model of these sizes has")
     if config.vocab_size != VOCAB_SIZE or type(config.dropout) not in (int, float) or not 0 <= config.dropout < 1:
         raise ValueError("the vocabulary or the dropout is no possible one")
     if type(config.log_scaling) is not bool and config.log_scaling != LEARNED_SCALING:

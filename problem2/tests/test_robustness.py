@@ -13,6 +13,7 @@ import torch
 
 import generate_data
 import train
+from learning import checkpoint
 from learning.checkpoint import load_model, save_model
 from model import create_model
 from support import files
@@ -113,6 +114,17 @@ class Checkpoint(TemporaryFolder):
         files.write_checkpoint(self.folder / "m.pth", model.state_dict() | weights)
         with self.assertRaisesRegex(UserError, "larger than the file"):
             load_model(self.folder / "m.pth")
+
+    def test_sizes_that_the_weights_do_not_have_are_refused_before_a_model_is_made(self):
+        state = torch.load(RESULTS / "learned/best_model.pth", weights_only=True)
+        for size in ("d_model", "d_ff", "num_layers"):
+            extra = state["_extra_state"]
+            config = extra["config"] | {size: 2 * extra["config"][size]}
+            files.write_checkpoint(self.folder / "m.pth", state | {"_extra_state": extra | {"config": config}})
+            with mock.patch.object(checkpoint, "SortingClassifier") as made, \
+                    self.assertRaisesRegex(UserError, "fewer weights than a model of these sizes has"):
+                load_model(self.folder / "m.pth")
+            made.assert_not_called()
 
     def test_torch_s_older_forms_are_refused_unread(self):
         torch.save({"config": {}}, self.folder / "m.pth", _use_new_zipfile_serialization=False)

@@ -68,8 +68,9 @@ class Study(TemporaryFolder):
                 "scaled": Variant("scaled", "root", encoding_type="learned", log_scaling=True, **TINY),
                 RECOMMENDED: Variant(RECOMMENDED, encoding_type="local_bias", pooling="lowest",
                                      augmentation="crop+shift+swap", **TINY)}
-        for target in ("study.VARIANTS", "study.SCRATCH_DIR"):
-            patch = mock.patch(target, tiny if target.endswith("S") else self.folder / "scratch")
+        for target, value in (("study.VARIANTS", tiny), ("study.SCRATCH_DIR", self.folder / "scratch"),
+                              ("extrapolation.verification.VALUES", 4)):
+            patch = mock.patch(target, value)
             patch.start()
             self.addCleanup(patch.stop)
         self.variants = tiny
@@ -184,7 +185,7 @@ class Study(TemporaryFolder):
         with mock.patch.multiple(study, NEGATIVES=("swap", "one_inversion"), CELLS=("root", "child"),
                                  SCALED_CELLS=("scaled", "no records"), LEARNED=("root",),
                                  COMPARED=names, SCALING=names), \
-                mock.patch.object(measures, "LONGEST", {300: 4}), mock.patch.object(verification, "VALUES", 4), \
+                mock.patch.object(measures, "LONGEST", {300: 4}), \
                 mock.patch.object(study, "plot_grid", wraps=study.plot_grid) as grids, without_pictures(study):
             status, _, errors = self.study("--figures", "--results-dir", self.folder, "--output-dir",
                                            self.folder / "out")
