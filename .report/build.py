@@ -24,7 +24,8 @@ OPTIONAL = ("problem1/results/head_analysis/seeds.json", "problem1/results/bench
             "problem1/results/right_to_left/seeds_epochs_5.jsonl",
             "problem1/results/right_to_left/seeds.jsonl", "problem1/results/right_to_left/head_analysis/seeds.json",
             "problem1/results/sizes/runs.jsonl", "problem1/results/lengths/runs.jsonl",
-            "problem2/results/recommended/training_log.json", "problem2/results/study/recommended.json", "problem2/results/draws.jsonl", "problem2/results/gaps.jsonl")
+            "problem2/results/recommended/training_log.json", "problem2/results/study/recommended.json", "problem2/results/draws.jsonl",
+            "problem2/results/draws_intervals.json", "problem2/results/gaps.jsonl")
 RUNS = "problem2/results/study/runs.jsonl"
 
 

@@ -1,7 +1,7 @@
 """Test trained models on several draws of each test set, and on far longer sequences: results/draws.jsonl.
 
-A line of the file is one model at one length; what has its line is not measured again. Name several folders with
---results-dir for models of several training seeds.
+A line of the file is one model at one length; what has its line is not measured again. Intervals over seeds and draws
+are in draws_intervals.json beside it. Name several folders with --results-dir for models of several training seeds.
 """
 
 import support.interrupt  # first: Ctrl-C while torch loads
@@ -15,7 +15,7 @@ from extrapolation.records import from_table, read_lines, to_table, write_lines
 from generate_data import ensure_data, load_splits
 from support.cli import DATA_DIR, RESULTS_DIR, Parser, Progress, UserError, choose_device, run, whole_number
 from support.digests import KEY, weights_digest
-from support.files import locked
+from support.files import locked, write_json
 
 LENGTHS = (16, 32, 64, 128, 256)
 NUM_SAMPLES = {length: 2000 for length in LENGTHS}
@@ -33,24 +33,15 @@ def read_draws(path):
     return {(line["encoding"], line["seed"], line["length"]): line for line in lines}
 
 
-def counts_of(lines):
-    """The count records of lines, each with its `encoding` and `seed`."""
-    return [{"encoding": line["encoding"], "seed": line["seed"]} | record
-            for line in lines for record in from_table(line["draws"])]
-
-
-def summary_text(records):
-    """A line for each model, kind and length: lowest and highest over seeds and draws, and the interval."""
+def summarize(lines):
+    """A record of each model, kind and length in the lines: what `summarize_draws` says of its seeds and draws."""
     groups = {}
-    for record in records:
-        groups.setdefault((record["encoding"], record["kind"], record["length"]), []).append(record)
-    lines = []
-    for (encoding, kind, length), group in sorted(groups.items()):
-        found = summarize_draws(group)
-        lines.append(f"{encoding}, {kind.replace('_', ' ')}, {length:,} values: {found['lowest']:.2%} to "
-                     f"{found['highest']:.2%} over {found['seeds']} seeds x {found['draws']} draws (95% interval "
-                     f"{found['interval'][0]:.2%} to {found['interval'][1]:.2%}, n = {found['n']:,})")
-    return "\n".join(lines)
+    for line in lines:
+        for record in from_table(line["draws"]):
+            key = line["encoding"], line["length"], record["kind"]
+            groups.setdefault(key, []).append({"seed": line["seed"]} | record)
+    return [{"encoding": encoding, "length": length, "kind": kind} | summarize_draws(group)
+            for (encoding, length, kind), group in sorted(groups.items())]
 
 
 def add_model_options(parser):
@@ -90,7 +81,7 @@ def main(arguments=None):
     ensure_data(args.data_dir)
     seen, chosen = set().union(*load_splits(args.data_dir)), chosen_models(args)
     with locked(args.output.parent):
-        lines, tested = read_draws(args.output), []
+        lines, tested = read_draws(args.output), set()
         progress = Progress("lengths of models", len(chosen) * len(args.lengths))
         for number, (name, seed, model) in enumerate(chosen):
             for place, length in enumerate(args.lengths):
@@ -104,9 +95,16 @@ def main(arguments=None):
                     records = measure_draws(model, length, about["num_samples"], seen, args.draws)
                     lines[name, seed, length] = about | {"draws": to_table(records)}
                     write_lines(args.output, lines.values())
-                tested.append(lines[name, seed, length])
+                tested.add((name, length))
                 progress.update(number * len(args.lengths) + place + 1)
-    print(summary_text(counts_of(tested)))
+        found = summarize(lines.values())
+        write_json(args.output.with_name(f"{args.output.stem}_intervals.json"), found)
+    for record in found:
+        if (record["encoding"], record["length"]) in tested:
+            print(f"{record['encoding']}, {record['kind'].replace('_', ' ')}, {record['length']:,} values: "
+                  f"{record['lowest']:.2%} to {record['highest']:.2%} over {record['seeds']} seeds x {record['draws']} "
+                  f"draws (95% interval {record['interval'][0]:.2%} to {record['interval'][1]:.2%}, "
+                  f"n = {record['n']:,})")
 
 
 if __name__ == "__main__":

@@ -88,6 +88,10 @@ class Command(TemporaryFolder):
         self.assertEqual((status, errors), (0, ""))
         self.assertIn("learned, seed 1: no answer at 301 values", output)
         self.assertRegex(output, r"learned, swap, 16 values: .* over 2 seeds x 2 draws .* n = 32\)")
+        intervals = json.loads((self.folder / "draws_intervals.json").read_text())
+        self.assertEqual([(each["encoding"], each["length"], each["kind"], each["seeds"], each["draws"], each["n"])
+                          for each in intervals],
+                         [("learned", 16, kind, 2, 2, 32) for kind in ("one_inversion", "swap")])
         before = (self.folder / "draws.jsonl").read_bytes().splitlines()
         self.assertEqual([(line["seed"], line["length"]) for line in map(json.loads, before)], [(0, 16), (1, 16)])
         with mock.patch.object(draws_command, "measure_draws", side_effect=AssertionError("measured again")):

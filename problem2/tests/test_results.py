@@ -19,6 +19,7 @@ from learning.variants import TRAINED_BY_DEFAULT, VARIANTS
 from model import create_model
 from positional_encoding import REQUIRED
 from support.digests import KEY, file_digest, records_of_other_weights, weights_digest
+from support.files import rounded
 from tests.helpers import RESULTS, TemporaryFolder
 
 
@@ -135,6 +136,10 @@ class Results(TemporaryFolder):
             self.skipTest("draws.jsonl was made from other weights")
         records = measure_draws(model, 16, line["num_samples"], set().union(*load_splits(self.folder)), draws=1)
         self.assertEqual(records, [record for record in from_table(line["draws"]) if record["draw"] == 0])
+
+    def test_the_intervals_are_those_of_the_draws(self):
+        lines = draws.read_draws(RESULTS / "draws.jsonl").values()
+        self.assertEqual(read("draws_intervals.json"), rounded(draws.summarize(lines)))
 
     def test_without_a_window_ten_seeds_are_right_at_every_length(self):
         lines = [line for (name, _, _), line in draws.read_draws(RESULTS / "draws.jsonl").items()
