@@ -115,8 +115,8 @@ class Checkpoint(TemporaryFolder):
 
     def test_sizes_that_the_weights_do_not_have_are_refused_before_a_model_is_made(self):
         state = torch.load(RESULTS / "best_model.pth", weights_only=True)
+        extra = state["_extra_state"]
         for size in ("d_model", "d_ff", "num_decoder_layers"):
-            extra = state["_extra_state"]
             config = extra["config"] | {size: 2 * extra["config"][size]}
             files.write_checkpoint(self.folder / "m.pth", state | {"_extra_state": extra | {"config": config}})
             with mock.patch.object(checkpoint, "Seq2SeqTransformer") as made, \

@@ -70,9 +70,7 @@ class Study(TemporaryFolder):
                                      augmentation="crop+shift+swap", **TINY)}
         for target, value in (("study.VARIANTS", tiny), ("study.SCRATCH_DIR", self.folder / "scratch"),
                               ("extrapolation.verification.VALUES", 4)):
-            patch = mock.patch(target, value)
-            patch.start()
-            self.addCleanup(patch.stop)
+            self.enterContext(mock.patch(target, value))
         self.variants = tiny
 
     def study(self, *options):
