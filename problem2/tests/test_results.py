@@ -1,5 +1,6 @@
 """The committed results: the weights load, and the numbers in the JSON files are what the weights give."""
 
+import contextlib
 import json
 
 import torch
@@ -11,7 +12,7 @@ from extrapolation.analysis import (MAIN_KINDS, classify, classify_group, evalua
                                     moved)
 from extrapolation.draws import measure_draws
 from extrapolation.records import from_table
-from generate_data import TEST_LENGTHS, NEGATIVES, generate, load_splits
+from generate_data import TEST_LENGTHS, NEGATIVES, ensure_test_set, generate, load_splits
 from learning.checkpoint import load_model
 from learning.evaluation import evaluate, summarize
 from learning.loop import TrainingConfig
@@ -67,7 +68,10 @@ class Results(TemporaryFolder):
     def test_the_weights_give_the_numbers_of_the_analysis(self):
         if any(records_of_other_weights(RESULTS / "extrapolation", digest(name), name) for name in TRAINED_BY_DEFAULT):
             self.skipTest("the models were trained anew, and not analyzed since")
-        generate(self.folder)
+        generate(self.folder, generate_extrapolation=False)
+        with contextlib.redirect_stdout(None):
+            for source in (None, 256):
+                ensure_test_set(self.folder, 16, source)
         accuracy = read("extrapolation/extrapolation_results.json")["accuracy"]
         for encoding in ("sinusoidal", "learned", "recommended"):
             model, _ = load_model(RESULTS / encoding / "best_model.pth")

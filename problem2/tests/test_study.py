@@ -174,7 +174,8 @@ class Study(TemporaryFolder):
             self.assert_one_line(self.study("--list"), "line 1, is no record of a run")
 
     def test_figures_are_drawn_from_the_records(self):
-        self.study("--seeds", 0, 1)
+        self.study("--seeds", 0)
+        self.study("--seeds", 1, "--only", "root")
         torch.manual_seed(0)
         model = create_model(**self.variants[RECOMMENDED].model_arguments())
         model.about = {"train_sha256": ""}
