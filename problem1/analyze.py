@@ -45,7 +45,8 @@ def make_parser():
                         help="the trained model (default: best_model.pth in --results-dir)")
     parser.add_argument("--data-dir", type=Path, default=DATA_DIR, help="folder of the problems; made if empty")
     parser.add_argument("--results-dir", type=Path, default=None,
-                        help="folder of the trained model (default: results/, or results/right_to_left/)")
+                        help="folder of the trained model (default: that of --model-path, or else results/ or "
+                             "results/right_to_left/)")
     parser.add_argument("--output-dir", type=Path, default=None,
                         help="folder for pictures and records (default: --results-dir)")
     parser.add_argument("--batch-size", type=whole_number(1), default=512, help="problems in one pass")
@@ -151,9 +152,8 @@ def load_sets(args, about):
     return choose_problems(*load_problems(args.data_dir, about), about["num_digits"], args.num_samples)
 
 
-def analyze(args, device):
+def analyze(args, model, about):
     """Draw `--problem`, or run every measurement on the model and write the records and figures."""
-    model, about = load_model(args.model_path or args.results_dir / "best_model.pth", device)
     num_digits = about["num_digits"]
     output_dir = args.output_dir or args.results_dir
     pictures, folder = output_dir / "attention_patterns", output_dir / "head_analysis"
@@ -246,10 +246,14 @@ def say_what_is_stale(folder, digest):
 
 def main(arguments=None):
     args = make_parser().parse_args(arguments)
-    args.results_dir = args.results_dir or results_of(args.order)
+    args.results_dir = args.results_dir or (args.model_path.parent if args.model_path else results_of(args.order))
     device = choose_device(args.device)
+    if args.seeds:
+        with locked(args.output_dir or args.results_dir):
+            return compare_seeds(args.seeds, args, device)
+    model, about = load_model(args.model_path or args.results_dir / "best_model.pth", device)
     with locked(args.output_dir or args.results_dir):
-        compare_seeds(args.seeds, args, device) if args.seeds else analyze(args, device)
+        analyze(args, model, about)
 
 
 if __name__ == "__main__":

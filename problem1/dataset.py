@@ -18,7 +18,7 @@ PLUS_TOKEN, PAD_TOKEN, START_TOKEN = 10, 11, 12
 VOCAB_SIZE = 13
 MAX_DIGITS = 10
 SPLITS = ("train", "val", "test")
-REMEDY = "make the data again with python generate_data.py"
+REMEDY = "make the data again with python generate_data.py (and with --output-dir, if they are not in data/)"
 
 
 def get_vocab_size(num_digits=3):

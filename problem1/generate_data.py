@@ -72,8 +72,15 @@ def generate(output_dir=DATA_DIR, num_digits=3, seed=641, train_size=None, val_s
 
 
 def ensure_data(data_dir, num_digits=3):
-    """Generate the default data of `num_digits` into `data_dir` if it holds none."""
+    """Generate the default data of `num_digits` into `data_dir` if it holds none.
+
+    Raises:
+        UserError: if that would put other than 3-digit problems where the commands look for those.
+    """
     if not any((Path(data_dir) / f"{split}.json").exists() for split in SPLITS):
+        if num_digits != 3 and Path(data_dir) == DATA_DIR:
+            raise UserError(f"{data_dir} is empty and for 3-digit problems: name a folder for the {num_digits}-digit "
+                            "problems of this model with --data-dir")
         print(f"no data in {data_dir}: generating it", flush=True)
         generate(data_dir, num_digits)
 

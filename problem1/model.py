@@ -192,8 +192,16 @@ class Seq2SeqTransformer(nn.Module):
         return {"config": asdict(self.config), "about": self.about}
 
     def set_extra_state(self, state):
-        """Take over what training noted of the weights that are loaded; the arguments are those the model was built
-        with."""
+        """Take over what training noted of the weights that are loaded.
+
+        Raises:
+            ValueError: if they are of a model with other arguments, where the shapes of the weights do not show it.
+        """
+        for name in ("num_heads", "order"):
+            trained, own = getattr(ModelConfig(**state["config"]), name), getattr(self.config, name)
+            if trained != own:
+                raise ValueError(f"these are weights of a model with {name} = {trained!r}, and this one has {own!r}: "
+                                 "make it with their arguments, or let learning.checkpoint.load_model make it")
         self.about = dict(state["about"])
 
     def written(self, target):

@@ -26,6 +26,7 @@ from train import initial_model
 ROWS_SHOWN = 64
 ATTENTION_LENGTH = 256
 ATTENTION_SEQUENCES = 32
+REMEDY = "train the model with python train.py"
 LEARNED_POLICY = ("rows past the longest training sequence are used as they were initialised (neither gradient nor "
                   "weight decay touches them); past max_len there is no row, which is an error")
 
@@ -63,7 +64,10 @@ def load_models(results_dir, data_dir, device):
     trained_on = file_digest(data_dir / "train.json")
     for name, path in find_models(results_dir).items():
         models[name], about = load_model(path, device)
-        logs[name] = read_json(path.parent / "training_log.json", "train the model with python train.py")
+        log = path.parent / "training_log.json"
+        logs[name] = read_json(log, REMEDY)
+        if not isinstance(logs[name], dict) or not {"training", "model"} <= logs[name].keys():
+            raise UserError(f"{log} is no log of a training: {REMEDY}")
         if about["train_sha256"] != trained_on:
             raise UserError(f"{data_dir} does not hold the training sequences of {path}, without which trained and "
                             "untrained lengths cannot be told apart: name the folder that does with --data-dir")
@@ -105,13 +109,10 @@ def measure_accuracy(models, logs, args):
     return accuracy, failures
 
 
-def analyze(args, output_dir):
-    """Run every measurement on the models there are, and write the records and figures into `output_dir`."""
-    results_dir = args.results_dir
-    lengths = SortingDataset(args.data_dir / "train.json").lengths
-    trained_lengths = [int(lengths.min()), int(lengths.max())]
-    trained_rows = trained_lengths[1]
-    models, logs = load_models(results_dir, args.data_dir, choose_device(args.device))
+def analyze(models, logs, trained_lengths, args, output_dir):
+    """Run every measurement on the models, trained on `[shortest, longest]` values, and write the records and figures
+    into `output_dir`."""
+    results_dir, trained_rows = args.results_dir, trained_lengths[1]
     accuracy, failures = measure_accuracy(models, logs, args)
 
     ensure_test_set(args.data_dir, ATTENTION_LENGTH)
@@ -163,8 +164,10 @@ def main(arguments=None):
     args = make_parser().parse_args(arguments)
     ensure_data(args.data_dir)
     output_dir = args.output_dir or args.results_dir / "extrapolation"
+    lengths = SortingDataset(args.data_dir / "train.json").lengths
+    models, logs = load_models(args.results_dir, args.data_dir, choose_device(args.device))
     with locked(output_dir):
-        analyze(args, output_dir)
+        analyze(models, logs, [int(lengths.min()), int(lengths.max())], args, output_dir)
 
 
 if __name__ == "__main__":

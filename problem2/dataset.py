@@ -14,7 +14,7 @@ LARGEST_VALUE = 99
 PAD_VALUE = 100
 VOCAB_SIZE = 101
 SPLITS = ("train", "val", "test")
-REMEDY = "make the data again with: python generate_data.py"
+REMEDY = "make the data again with python generate_data.py (and with --output-dir, if they are not in data/)"
 
 
 def data_file(length, kind="swap", gap_source=None):

@@ -21,6 +21,7 @@ from support.cli import RESULTS_DIR, Parser, UserError, choose_device, run
 from support.files import read_json
 from support.lines import answer_lines
 
+REMEDY = "measure it with python analyze.py"
 LINES_AT_ONCE = 1024
 TOKENS_AT_ONCE = 8192
 LONGEST_LINE = 20_000
@@ -145,7 +146,10 @@ def main(arguments=None):
         show(models, [parse_sequence(text, MOST_VALUES) for text in SHOWN])
         path = args.results_dir / "extrapolation" / "extrapolation_results.json"
         print(f"accuracy by length and kind of negatives ({path}):")
-        print(accuracy_table(read_json(path, "measure it with python analyze.py")["accuracy"]))
+        try:
+            print(accuracy_table(read_json(path, REMEDY)["accuracy"]))
+        except (KeyError, TypeError):
+            raise UserError(f"{path} holds no accuracy by length: {REMEDY}") from None
 
 
 if __name__ == "__main__":

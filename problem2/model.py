@@ -295,7 +295,16 @@ class SortingClassifier(nn.Module):
         return {"config": asdict(self.config), "about": self.about}
 
     def set_extra_state(self, state):
-        """Take `about` from a state dict; the arguments are those that this model was made with."""
+        """Take over what training noted of the weights that are loaded.
+
+        Raises:
+            ValueError: if they are of a model with other arguments, where the shapes of the weights do not show it.
+        """
+        for name in ("num_heads", "encoding_type", "pooling", "log_scaling"):
+            trained, own = getattr(ModelConfig(**state["config"]), name), getattr(self.config, name)
+            if trained != own:
+                raise ValueError(f"these are weights of a model with {name} = {trained!r}, and this one has {own!r}: "
+                                 "make it with their arguments, or let learning.checkpoint.load_model make it")
         self.about = dict(state["about"])
 
     def predict(self, x, mask=None):

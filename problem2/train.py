@@ -7,6 +7,7 @@ trained, one after the other.
 import support.interrupt  # first: Ctrl-C while torch loads
 
 import argparse
+import contextlib
 import platform
 import time
 from dataclasses import asdict, replace
@@ -85,13 +86,17 @@ def initial_model(seed, device="cpu", **arguments):
         UserError: if its sizes do not go together, or come to more than `MOST_PARAMETERS` or than memory holds.
     """
     try:
-        with torch.device("meta"):  # takes no memory
+        parameters = 0
+        # Takes no memory; an encoding that reads a tensor's values cannot be made so, and is not counted.
+        with contextlib.suppress(RuntimeError), torch.device("meta"):
             parameters = sum(parameter.numel() for parameter in SortingClassifier(**arguments).parameters())
         if parameters > MOST_PARAMETERS:
             raise ValueError(f"it would have {parameters:.1e} parameters, and {MOST_PARAMETERS:.0e} are the most")
         torch.manual_seed(seed * 1_000_000)
         return SortingClassifier(**arguments).to(device)
-    except (ValueError, RuntimeError) as error:  # RuntimeError: no memory holds it
+    except (ValueError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "memory" not in str(error):
+            raise
         raise UserError(f"a model of this size cannot be made: {str(error).splitlines()[0]}") from None
 
 
@@ -120,7 +125,7 @@ def chosen_variants(args):
     return [replace(variant, **given) for variant in variants]
 
 
-def train(variant, args, device, loaders, data_sha256):
+def train(variant, args, device, loaders):
     """Train one variant into `output_dir/its name`, and copy its results to where the handout's tree has them.
 
     Returns:
@@ -132,7 +137,8 @@ def train(variant, args, device, loaders, data_sha256):
     model = initial_model(config.seed, device, **model_arguments(variant, loaders))
     lengths = loaders[0].dataset.lengths
     log = {"model": asdict(model.config), "parameters": sum(parameter.numel() for parameter in model.parameters()),
-           "data_sha256": data_sha256, "training_lengths": [int(lengths.min()), int(lengths.max())],
+           "data_sha256": {split: file_digest(args.data_dir / f"{split}.json") for split in SPLITS},
+           "training_lengths": [int(lengths.min()), int(lengths.max())],
            "environment": environment(device)}
     if name in NOTES:
         log["note"] = NOTES[name]
@@ -207,13 +213,12 @@ def main(arguments=None):
     args = make_parser().parse_args(arguments)
     variants, device = chosen_variants(args), choose_device(args.device)
     ensure_data(args.data_dir)
-    data_sha256 = {split: file_digest(args.data_dir / f"{split}.json") for split in SPLITS}
     digests = {}
     with locked(args.output_dir):
         try:
             for variant in variants:
                 digests[variant.name] = train(variant, args, device,
-                                              create_dataloaders(args.data_dir, variant.batch_size), data_sha256)
+                                              create_dataloaders(args.data_dir, variant.batch_size))
         except KeyboardInterrupt:
             if any((args.output_dir / variant.name / "resume.pth").exists() for variant in variants):
                 raise UserError("interrupted; continue with the same options and --resume") from None

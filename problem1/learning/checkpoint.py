@@ -51,6 +51,8 @@ def load_model(path, device="cpu", remedy="train the model with python train.py"
         check(config, about, weights, os.path.getsize(path))
         model = Seq2SeqTransformer(**asdict(config))
         model.load_state_dict(state)
+        if not all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters()):
+            raise ValueError("a weight is not finite")
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[-1].strip()[:120]
         raise UserError(f"{path} does not hold a model of this project ({reason}): {remedy}") from None
@@ -79,5 +81,3 @@ def check(config, about, weights, file_size):
         raise ValueError("the digest of the training data is no text")
     if sum(value.numel() * value.element_size() for value in weights.values()) > file_size:
         raise ValueError("the weights are larger than the file")  # as a tensor that repeats one number can claim to be
-    if not all(bool(torch.isfinite(value).all()) for value in weights.values()):
-        raise ValueError("a weight is not finite")

@@ -199,6 +199,8 @@ def is_finished(log, config, output_dir):
     if (output_dir / "resume.pth").exists() or not path.exists():
         return False
     saved = read_json(path, "train without --resume")
+    if not isinstance(saved, dict):
+        return False
     found = difference(saved, description(log) | {"training": asdict(config)})
     if found and "test" in saved:
         raise UserError(f"{output_dir} holds a finished run that differs in {found}: give the options it had, another "

@@ -101,6 +101,12 @@ class StarterKit(TemporaryFolder):
         self.assertEqual(weights_digest(model.state_dict()), weights_digest(state))
         self.assertEqual(model.about, state["_extra_state"]["about"])
 
+    def test_weights_of_other_arguments_than_the_model_s_are_refused(self):
+        state = torch.load(RESULTS / "best_model.pth", weights_only=True)
+        for name, value in (("num_heads", 8), ("order", "right-to-left")):
+            with self.assertRaisesRegex(ValueError, f"weights of a model with {name} = .* has {value!r}"):
+                Seq2SeqTransformer(get_vocab_size(3), **{name: value}).load_state_dict(state)
+
     def test_attributes_that_such_scripts_read(self):
         attention = MultiHeadAttention(24, 3)
         self.assertEqual((attention.d_model, attention.num_heads, attention.d_k), (24, 3, 8))

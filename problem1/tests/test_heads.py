@@ -531,8 +531,16 @@ class Command(TemporaryFolder):
                          / "case_37_81.png").read_bytes().startswith(b"\x89PNG"))
         self.assert_one_line(command(analyze.main, *self.arguments, "--problem", "374+814"), "374")
 
+    def test_what_is_drawn_of_a_model_lies_beside_it(self):
+        (self.folder / "other").mkdir()
+        path = (self.folder / "results" / "best_model.pth").rename(self.folder / "other" / "model.pth")
+        code, output, errors = command(analyze.main, "--model-path", path, "--problem", "37+81")
+        self.assertEqual(code, 0, errors)
+        self.assertTrue((self.folder / "other" / "attention_patterns" / "case_37_81.png").exists())
+
     def test_what_is_missing_is_named(self):
         self.assert_one_line(command(analyze.main, "--results-dir", self.folder / "nothing"), "train.py")
+        self.assertFalse((self.folder / "nothing").exists())
         self.assert_one_line(command(analyze.main, *self.arguments, "--seeds", 987654),
                              "seeds.py --order left-to-right --seeds 987654")
 

@@ -145,6 +145,13 @@ class Exhaustive(TemporaryFolder):
                                  "training problems")
 
 
+    def test_other_than_3_digit_problems_are_not_put_where_those_belong(self):
+        with mock.patch.object(inference, "load_model", return_value=(Oracle(2), ABOUT | {"num_digits": 2})), \
+                mock.patch("generate_data.DATA_DIR", self.folder / "data"):
+            self.assert_one_line(command(inference.main, "--data-dir", self.folder / "data"), "2-digit", "--data-dir")
+        self.assertFalse((self.folder / "data").exists())
+
+
 class Checkpoints(TemporaryFolder):
     def test_round_trip(self):
         model = Seq2SeqTransformer(VOCAB_SIZE, 16, 2, 1, 1, 24)

@@ -193,6 +193,8 @@ class Train(TemporaryFolder):
         self.assert_one_line(self.train("run", "--resume", "--seed", 5), "finished run that differs in seed 0, now 5:",
                              "--output-dir")
         self.assertEqual({path: path.read_bytes() for path in (self.folder / "run").iterdir()}, before)
+        (self.folder / "run" / "training_log.json").write_text("[]")
+        self.assertIn("best epoch", self.train("run", "--resume")[1])
 
     def test_records_of_other_weights_are_named(self):
         (self.folder / "run" / "head_analysis").mkdir(parents=True)

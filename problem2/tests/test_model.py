@@ -230,6 +230,14 @@ class Model(unittest.TestCase):
         other.load_state_dict(state)
         self.assertEqual((other.about, other.config), (model.about, model.config))
 
+    def test_weights_of_other_arguments_than_the_model_s_are_refused(self):
+        state = create_model("none", d_model=24, num_heads=3).state_dict()
+        for name, value in (("num_heads", 4), ("encoding_type", "sinusoidal"), ("pooling", "max"),
+                            ("log_scaling", True)):
+            other = SortingClassifier(**state["_extra_state"]["config"] | {name: value})
+            with self.assertRaisesRegex(ValueError, f"weights of a model with {name} = .* has {value!r}"):
+                other.load_state_dict(state)
+
     def test_predict_is_the_likelier_class(self):
         model = small_model("sinusoidal")
         self.assertTrue(torch.equal(model.predict(self.x), model(self.x).argmax(1)))

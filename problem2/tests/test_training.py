@@ -273,6 +273,12 @@ class Train(TemporaryFolder):
                                  "--epochs", 1, *SMALL)
         self.assertEqual((status, generate.call_count), (0, 1))
 
+    def test_a_missing_split_is_one_line_that_says_what_to_do(self):
+        data = self.small_data()
+        (data / "val.json").unlink()
+        self.assert_one_line(command(train.main, "--data-dir", data, "--output-dir", self.folder / "run", *SMALL),
+                             "val.json", "python generate_data.py")
+
     def test_an_output_folder_that_cannot_be_written_is_one_line(self):
         (self.folder / "file").write_text("kept")
         self.assert_one_line(self.train("file/run", epochs=1), "file")
