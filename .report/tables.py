@@ -1,6 +1,7 @@
 """The table of README.md, from the records in results/. It stands between `<!-- table: NAME -->` and `<!-- end -->`."""
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -18,7 +19,8 @@ def read_lines(path):
 
 
 def percent(share, digits=1):
-    return f"{100 * share:.{digits}f}%"
+    """The share in percent, halves rounded up as in the report."""
+    return f"{math.floor(100 * share * 10 ** digits + 0.5) / 10 ** digits:.{digits}f}%"
 
 
 def span(values, show):

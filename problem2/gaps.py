@@ -16,7 +16,7 @@ from extrapolation import certificate
 from extrapolation.draws import DRAWS, draw_sets
 from extrapolation.gap_figures import plot_gaps
 from extrapolation.gaps import (NEGATIVES, applies, frozen, measure_gaps, measure_lengths, measured_length,
-                                predict_length, right_without)
+                                needed, predict_length, right_without)
 from extrapolation.records import DIGITS, from_table, read_lines, to_table, write_lines
 from generate_data import GAP_LENGTH, ensure_data, load_splits
 from support.cli import RESULTS_DIR, Parser, UserError, run, whole_number
@@ -25,7 +25,8 @@ from support.files import locked, rounded, save_figure
 
 SEQUENCES = 400  # of GAP_LENGTH values, that gaps are measured and lengths predicted on
 REMEDY = "move the file away and run python gaps.py again"
-KEYS = {"encoding", "seed", "scores", KEY, "longest", "num_samples", "heads", "predicted", "lengths"}
+KEYS = {"encoding", "seed", "scores", KEY, "longest", "num_samples", "heads", "right_without_unneeded", "predicted",
+        "lengths"}
 
 
 def scores_name(model):
@@ -40,9 +41,12 @@ def measure(model, args, seen):
     sequences, labels = draw_sets(GAP_LENGTH, DRAWS, SEQUENCES, seen)[NEGATIVES]
     device = next(model.parameters()).device
     sequences, labels = sequences.to(device), labels.to(device)
-    heads = [record | {"n": len(labels), "right_without": right_without(model, sequences, labels, record["head"])}
+    heads = [record | {"n": len(labels), "right_without": right_without(model, sequences, labels, [record["head"]])}
              for record in measure_gaps(model, sequences)]
-    return {"heads": to_table(heads), "predicted": predict_length(model, sequences, labels),
+    # All that are not needed one at a time: does one of them stand in for another?
+    unneeded = [record["head"] for record in heads if not needed(record)]
+    return {"heads": to_table(heads), "right_without_unneeded": right_without(model, sequences, labels, unneeded),
+            "predicted": predict_length(model, sequences, labels),
             "lengths": to_table(measure_lengths(model, GAP_LENGTH, args.longest, args.num_samples, seen, DRAWS))}
 
 

@@ -86,11 +86,12 @@ def measure_gaps(model, sequences):
 
 
 @torch.no_grad()
-def right_without(model, sequences, labels, head):
-    """How many of `sequences [N, L]` with `labels [N]` a model answers rightly with the output of one head replaced by
-    its mean over all of their positions: does the answer need what this head reads?"""
+def right_without(model, sequences, labels, heads):
+    """How many of `sequences [N, L]` with `labels [N]` a model answers rightly with the output of each of these heads
+    replaced by its mean over all of their positions: does the answer need what they read?"""
     (layer,) = model.layers
-    own = torch.arange(layer.self_attn.num_heads).repeat_interleave(layer.self_attn.d_k) == head  # [d_model]
+    owner = torch.arange(layer.self_attn.num_heads).repeat_interleave(layer.self_attn.d_k)  # [d_model]
+    own = torch.isin(owner, torch.tensor(heads, dtype=owner.dtype))
     hook = layer.self_attn.W_o.register_forward_pre_hook(
         lambda module, outputs: (torch.where(own.to(outputs[0].device), outputs[0].mean(dim=(0, 1)), outputs[0]),))
     try:

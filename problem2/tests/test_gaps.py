@@ -64,14 +64,15 @@ class Gaps(TemporaryFolder):
         model(SEQUENCES)
         hook.remove()
         undisturbed = model(SEQUENCES) @ torch.tensor([-1.0, 1.0]).double()
-        for head in range(4):
-            twin, own = copy.deepcopy(model), slice(4 * head, 4 * head + 4)
+        for some in ([0], [1], [2], [3], [0, 2]):
+            twin = copy.deepcopy(model)
+            own = torch.cat([torch.arange(4 * head, 4 * head + 4) for head in some])
             values = twin.layers[0].self_attn.W_v  # a head that finds the same value everywhere
             values.weight[own], values.bias[own] = 0.0, heads[0][..., own].mean(dim=(0, 1))
             margins = twin(SEQUENCES) @ torch.tensor([-1.0, 1.0]).double()
             for border in margins.sort().values.unfold(0, 2, 1).mean(dim=1):
                 model.classifier.bias[0] += border
-                self.assertEqual(gaps.right_without(model, SEQUENCES, (margins > border).long(), head), 6)
+                self.assertEqual(gaps.right_without(model, SEQUENCES, (margins > border).long(), some), 6)
                 model.classifier.bias[0] -= border
             self.assertGreater((margins - undisturbed).abs().max(), 1e-3)
 
@@ -114,12 +115,15 @@ class Gaps(TemporaryFolder):
             return {"encoding": "e", "seed": 0, "scores": scores, "longest": 64, "predicted": predicted,
                     "heads": [{"gap_percentile": gap, "n": 10, "right_without": 9 if gap > 1 else 10}],
                     "lengths": [{"length": length, "n": 10, "right": right} for length, right in lengths]}
-        figure = gap_figures.plot_gaps([record("plain", 32, [(16, 10), (23, 5)], 0.5), record("scaled", None,
-                                                                                        [(16, 10), (64, 10)], 2.0)])
-        lengths, drawn = ({line.get_label(): (line.get_xdata()[0], line.get_ydata()[0]) for line in axes.lines}
-                          for axes in figure.axes[:2])
-        self.assertEqual([lengths["e, scores plain"], lengths["e, scores scaled"]],
-                         [(32, 23), (2 * gaps.LONGEST_PREDICTED, 128)])
+        figure = gap_figures.plot_gaps([record("plain", 32, [(16, 10), (23, 5)], 0.5),
+                                        record("scaled", None, [(16, 10), (64, 10)], 2.0),
+                                        record("frozen at 16", 45, [(16, 10), (64, 5)], 5.5)])
+        lengths = {line.get_label(): (line.get_xdata()[0], line.get_ydata()[0]) for line in figure.axes[0].lines}
+        self.assertEqual([lengths[f"e, scores {words}"]
+                          for words in ("as they are", "times log n", "scaled as at 16 values")],
+                         [(32, 23), (2 * gaps.LONGEST_PREDICTED, 128), (45, 64)])
+        self.assertEqual([label.get_text() for label in figure.axes[1].get_yticklabels()],
+                         ["e,\nscores as they are", "e,\nscores times log n"])
         self.assertEqual([(line.get_xdata()[0], line.get_fillstyle()) for line in figure.axes[1].lines[:2]],
                          [(0.5, "none"), (2.0, "full")])
 
