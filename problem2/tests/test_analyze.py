@@ -40,6 +40,7 @@ class Analyze(TemporaryFolder):
     def setUp(self):
         super().setUp()
         self.enterContext(without_pictures(analyze))
+        self.enterContext(without_pictures(train))
 
     def train(self, *encodings):
         data = self.small_data()  # without extrapolation sets

@@ -24,7 +24,7 @@ from extrapolation.analysis import classify
 from model import create_model
 model = create_model("local_bias", d_model=8, num_heads=4, num_layers=1, d_ff=8, pooling="lowest").eval()
 for _ in range(2):
-    classify(model, torch.randint(100, (40, 1024)))
+    classify(model, torch.randint(100, (20, 1024)))
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """
 
@@ -47,7 +47,7 @@ class Measures(unittest.TestCase):
     def test_memory_does_not_grow_with_the_number_of_long_sequences(self):
         done = subprocess.run([sys.executable, "-c", MEMORY], cwd=RESULTS.parent, capture_output=True, text=True)
         first, second = map(int, done.stdout.split())
-        self.assertLess(second - first, 50, "MB more for another forty sequences")
+        self.assertLess(second - first, 50, "MB more for another twenty sequences")
 
     def test_auc_is_the_share_of_pairs_in_order(self):
         generator = torch.Generator().manual_seed(0)

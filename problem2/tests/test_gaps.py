@@ -136,6 +136,7 @@ class Command(TemporaryFolder):
 
     def test_two_lines_for_scaled_scores_one_for_plain_ones_and_none_again(self):
         data = self.small_data()
+        self.enterContext(without_pictures(train))
         for name in ("relative_bias-lowest-augmented", "relative_bias-lowest-augmented-scaled", "none"):
             command(train.main, "--variant", name, "--data-dir", data, "--output-dir", self.folder, "--epochs", 1,
                     *SMALL)
