@@ -12,7 +12,7 @@ from extrapolation import draws
 from extrapolation.counting import CountedModel
 from learning.evaluation import wilson_interval
 from support.cli import UserError
-from tests.helpers import Oracle, TemporaryFolder, command
+from tests.helpers import Oracle, TemporaryFolder, command, without_pictures
 from tests.test_counting import tiny
 from tests.test_training import SMALL
 
@@ -81,6 +81,7 @@ class Command(TemporaryFolder):
 
     def test_a_line_for_each_model_and_length_which_is_not_measured_again(self):
         data = self.small_data()
+        self.enterContext(without_pictures(train))
         for seed in (0, 1):
             command(train.main, "--encoding", "learned", "--data-dir", data, "--output-dir",
                     self.folder / f"seed_{seed}", "--seed", seed, "--epochs", 1, *SMALL)
