@@ -197,8 +197,9 @@ class Seq2SeqTransformer(nn.Module):
         Raises:
             ValueError: if they are of a model with other arguments, where the shapes of the weights do not show it.
         """
+        theirs = ModelConfig(**state["config"])
         for name in ("num_heads", "order"):
-            trained, own = getattr(ModelConfig(**state["config"]), name), getattr(self.config, name)
+            trained, own = getattr(theirs, name), getattr(self.config, name)
             if trained != own:
                 raise ValueError(f"these are weights of a model with {name} = {trained!r}, and this one has {own!r}: "
                                  "make it with their arguments, or let learning.checkpoint.load_model make it")

@@ -144,7 +144,6 @@ class Exhaustive(TemporaryFolder):
             self.assert_one_line(command(inference.main, "--exhaustive", "--data-dir", self.small_data(1)),
                                  "training problems")
 
-
     def test_other_than_3_digit_problems_are_not_put_where_those_belong(self):
         with mock.patch.object(inference, "load_model", return_value=(Oracle(2), ABOUT | {"num_digits": 2})), \
                 mock.patch("generate_data.DATA_DIR", self.folder / "data"):
