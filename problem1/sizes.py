@@ -38,7 +38,7 @@ def do_run(digits, order, layers, seed, folder):
     """
     data_dir = folder.parent / f"data_{digits}"
     train.main(["--data-dir", str(data_dir), "--output-dir", str(folder), "--order", order, "--seed", str(seed),
-                "--num-layers", str(layers), "--positions", "columns", "--resume"])
+                "--num-layers", str(layers), "--positions", "columns", "--device", "cpu", "--resume"])
     log = read_json(folder / "training_log.json", "run python sizes.py again")
     model, _ = load_model(folder / "best_model.pth")
     record = {"digits": digits, "order": order, "layers": layers, "seed": seed, KEY: log[KEY],

@@ -4,6 +4,7 @@ The interface is that of `positions.base`; encodings that know distances alone a
 Shapes in comments: B batch, L length.
 """
 
+import copy
 import math
 
 import torch
@@ -163,4 +164,4 @@ def get_positional_encoding(encoding_type, d_model, max_len=5000, num_heads=4):
 @torch.no_grad()
 def visualize_positional_encoding(encoding_module, max_len=128, d_model=128):
     """What an encoding adds to the input at positions 0 to max_len - 1: a numpy array `[max_len, d_model]`."""
-    return encoding_module(torch.zeros(1, max_len, d_model))[0].cpu().numpy()
+    return copy.deepcopy(encoding_module).cpu()(torch.zeros(1, max_len, d_model))[0].numpy()

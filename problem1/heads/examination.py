@@ -97,7 +97,7 @@ class Examination:
         causal decoder's pass number t fixes digit t whatever the first guess was, so T passes give just what decoding
         digit by digit gives, and a problem whose answer no longer changes has it sooner.
         """
-        rows = self.rows() if rows is None else rows
+        rows = self.rows() if rows is None else rows.to(self.source.device)
         target = self.target[rows]
         forced = self.logits(rows, target, sites, outputs)
         tokens = forced.argmax(dim=-1)

@@ -55,8 +55,7 @@ def logits_under(model, sequences, positions, pairs):
         `{pair: logits [N, 2]}`.
     """
     embeddings = model.embedding(sequences) * math.sqrt(model.config.d_model)
-    rows = {name: model.pos_encoding.rows_at(each.to(sequences.device)).to(embeddings)
-            for name, each in positions.items()}
+    rows = {name: model.pos_encoding.rows_at(each).to(embeddings) for name, each in positions.items()}
     streams = {pair: embeddings + rows[pair[1]] for pair in pairs}
     for layer in model.layers:
         normalised = {name: layer.norm1(streams[name, name]) for name in dict(pairs)}

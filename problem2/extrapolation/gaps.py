@@ -78,7 +78,7 @@ def measure_gaps(model, sequences):
     chosen = far.any(dim=-1)  # [T]
     records = []
     for head in range(scores.size(1)):
-        gap, taken = (each[:, head, chosen].flatten().double() for each in (best_near - best_far, share))
+        gap, taken = (each[:, head, chosen].flatten().cpu().double() for each in (best_near - best_far, share))
         records.append({"head": head, "gap_lowest": gap.min().item(), "gap_percentile": gap.quantile(0.01).item(),
                         "gap_median": gap.quantile(0.5).item(), "far_share": taken.mean().item(),
                         "far_share_largest": taken.max().item()})
@@ -131,7 +131,7 @@ def predict_length(model, sequences, labels, longest=LONGEST_PREDICTED):
     was trained, with labels `[N]`: the first of the `ladder` at which `answers_as_if` are below `LEVEL`; None if none
     is up to `longest`."""
     return next((length for length in ladder(sequences.size(1), longest)
-                 if (answers_as_if(model, sequences, length) == labels).double().mean() < LEVEL), None)
+                 if (answers_as_if(model, sequences, length) == labels).float().mean() < LEVEL), None)
 
 
 def measure_lengths(model, shortest, longest, size, seen, draw):

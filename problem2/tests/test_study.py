@@ -319,21 +319,22 @@ class Verification(TemporaryFolder):
         return model
 
     def trained(self):
-        """A model that has learned the five values."""
-        model = self.model(0)
-        optimizer = torch.optim.Adam(model.parameters(), 0.01)
-        sequences = torch.tensor(list(itertools.product(range(5), repeat=4)))
-        labels = (sequences.diff(dim=1) >= 0).all(dim=1).long()
-        weights = torch.tensor([1.0, 8.0])
-        for _ in range(300):
-            optimizer.zero_grad()
-            loss = sum(nn.functional.cross_entropy(model(sequences[:, :n]),
-                                                   (sequences[:, :n].diff(dim=1) >= 0).all(dim=1).long(), weights)
-                       for n in (1, 2, 3, 4))
-            loss.backward()
-            optimizer.step()
-        self.assertTrue(torch.equal(model.predict(sequences), labels), "the test's model has not learned")
-        return model
+        """A model that has learned the five values so well that it is proved right: the first one of several seeds, for
+        which of them do differs from machine to machine."""
+        sequences, weights = torch.tensor(list(itertools.product(range(5), repeat=4))), torch.tensor([1.0, 8.0])
+        for seed in range(10):
+            model = self.model(seed)
+            optimizer = torch.optim.Adam(model.parameters(), 0.01)
+            for _ in range(300):
+                optimizer.zero_grad()
+                loss = sum(nn.functional.cross_entropy(model(sequences[:, :n]),
+                                                       (sequences[:, :n].diff(dim=1) >= 0).all(dim=1).long(), weights)
+                           for n in (1, 2, 3, 4))
+                loss.backward()
+                optimizer.step()
+            if verification.judge(verification.window_margins(model))["every_sequence_right"]:
+                return model
+        self.fail("none of the test's models has learned")
 
     def test_the_margin_of_a_sequence_is_the_lowest_of_its_windows(self):
         model = self.model(1)
