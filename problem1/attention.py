@@ -10,18 +10,22 @@ from torch import nn
 
 
 def scaled_dot_product_attention(Q, K, V, mask=None, bias=None):
-    """Attention(Q, K, V) = softmax(Q K^T / sqrt(d_k) + bias) V, equation 1 of the paper (there without a bias).
+    """Attention(Q, K, V) = softmax(Q K^T / sqrt(d_k) + bias) V, equation 1 (there without a bias).
 
     Args:
         Q: queries `[B, ..., T, d_k]`.
         K: keys `[B, ..., S, d_k]`.
         V: values `[B, ..., S, d_v]`.
-        mask: None, or a tensor broadcastable to the scores `[B, ..., T, S]`; 1/True = attend, 0/False = masked.
+        mask: None, or broadcastable to the scores `[B, ..., T, S]`; 1/True = attend, 0/False =
+            masked.
         bias: None, or what is added to the scores, broadcastable to them.
 
     Returns:
-        `(output [B, ..., T, d_v], attention_weights [B, ..., T, S])`. Each row of weights sums to one, except that a
-        query whose keys are all masked gets zero weights and zero output (and zero gradient), never NaN.
+        `(output [B, ..., T, d_v], attention_weights [B, ..., T, S])`. Each row of weights sums to
+        one. A query whose keys are all masked gets zero weights and zero output, never NaN.
+
+    Raises:
+        ValueError: if the mask does not fit the scores, or holds other values than 0 and 1.
     """
     scores = (Q / math.sqrt(Q.size(-1))) @ K.transpose(-2, -1)  # [B, ..., T, S]
     if bias is not None:
@@ -29,22 +33,43 @@ def scaled_dot_product_attention(Q, K, V, mask=None, bias=None):
     if mask is None:
         weights = scores.softmax(dim=-1)
     else:
-        masked = mask == 0
-        # The lowest finite score, not -inf: a row that is masked throughout stays finite and is zeroed afterwards.
-        weights = scores.masked_fill(masked, torch.finfo(scores.dtype).min).softmax(dim=-1).masked_fill(masked, 0.0)
+        masked = ~expand_mask(mask, scores.shape)
+        # The lowest finite score, not -inf: a row that is masked throughout stays finite, and the
+        # second masked_fill sets it to zero.
+        lowest = torch.finfo(scores.dtype).min
+        weights = scores.masked_fill(masked, lowest).softmax(dim=-1).masked_fill(masked, 0.0)
     return weights @ V, weights
 
 
+def expand_mask(mask, shape):
+    """A mask as bools of the scores' `shape`, without enlarging them.
+
+    Raises:
+        ValueError: if the mask does not fit, or is additive (0 and -inf) instead of 0 and 1.
+    """
+    if mask.dtype != torch.bool and not ((mask == 0) | (mask == 1)).all():
+        raise ValueError("a mask holds 1 (attend) and 0 (masked) alone; this one has other values")
+    if mask.dim() < 2:
+        raise ValueError("a mask needs a dimension for queries and one for keys: [..., T, S]")
+    given = tuple(mask.shape)
+    while mask.dim() > len(shape) and mask.size(0) == 1:
+        mask = mask.squeeze(0)
+    try:
+        return (mask != 0).expand(shape)
+    except RuntimeError:
+        raise ValueError(f"a mask {given} does not fit scores {tuple(shape)}") from None
+
+
 def create_causal_mask(seq_len, device=None):
-    """Lower-triangular mask `[1, 1, seq_len, seq_len]` of bools: position t attends to positions 0..t."""
+    """Lower-triangular bools `[1, 1, seq_len, seq_len]`: position t attends to positions 0..t."""
     return torch.ones(1, 1, seq_len, seq_len, dtype=torch.bool, device=device).tril()
 
 
 class MultiHeadAttention(nn.Module):
-    """H attentions side by side, each on its own D = d_model / H dimensions (section 3.2.2 of the paper).
+    """H attentions side by side, each on its own D = d_model / H dimensions (section 3.2.2).
 
-    What enters `W_o` are the heads' outputs side by side, `[B, T, d_model]`: a hook there can watch and change each
-    head.
+    What enters `W_o` are the heads' outputs side by side, `[B, T, d_model]`: a hook there can
+    watch and change each head.
 
     Raises:
         ValueError: if `d_model` is not a positive multiple of `num_heads`.
@@ -53,7 +78,7 @@ class MultiHeadAttention(nn.Module):
     def __init__(self, d_model, num_heads):
         super().__init__()
         if num_heads < 1 or d_model < 1 or d_model % num_heads:
-            raise ValueError(f"d_model ({d_model}) must be a positive multiple of num_heads ({num_heads})")
+            raise ValueError(f"d_model ({d_model}) must be a multiple of num_heads ({num_heads})")
         self.d_model, self.num_heads, self.d_k = d_model, num_heads, d_model // num_heads
         self.W_q = nn.Linear(d_model, d_model)
         self.W_k = nn.Linear(d_model, d_model)
@@ -68,52 +93,26 @@ class MultiHeadAttention(nn.Module):
         """`[B, H, T, D]` -> `[B, T, d_model]`, the inverse of `split_heads`."""
         return x.transpose(1, 2).flatten(2)
 
-    def forward(self, query, key, value, mask=None, bias=None, cache=None):
+    def forward(self, query, key, value, mask=None):
         """Multi-head attention.
 
         Args:
             query: `[B, T, d_model]`.
             key, value: `[B, S, d_model]`.
-            mask: None or broadcastable to `[B, H, T, S]`; 1/True = attend, 0/False = masked.
-            bias: None, or what is added to the scores, broadcastable to `[B, H, T, S]`.
-            cache: None, or this attention's `KeyValueCache`, which changes the keys and values that are attended to; S
-                is then their number.
+            mask: None, or broadcastable to `[B, H, T, S]`; `[B, T, S]` holds for every head.
+                1/True = attend, 0/False = masked.
 
         Returns:
             `(output [B, T, d_model], attention_weights [B, H, T, S])`.
         """
-        if cache is not None and cache.complete:
-            keys, values = cache.keys, cache.values
-        else:
-            keys, values = self.split_heads(self.W_k(key)), self.split_heads(self.W_v(value))
-            if cache is not None:
-                keys, values = cache.append(keys, values)
-        heads, weights = scaled_dot_product_attention(self.split_heads(self.W_q(query)), keys, values, mask, bias)
-        return self.W_o(self.combine_heads(heads)), weights
+        K = self.split_heads(self.W_k(key))  # [B, H, S, D]
+        V = self.split_heads(self.W_v(value))  # [B, H, S, D]
+        Q = self.split_heads(self.W_q(query))  # [B, H, T, D]
+        if mask is not None and mask.dim() == 3:
+            mask = mask.unsqueeze(1)
+        heads, weights = scaled_dot_product_attention(Q, K, V, mask, self.bias())
+        return self.W_o(self.combine_heads(heads)), weights  # [B, T, d_model], [B, H, T, S]
 
-
-class KeyValueCache:
-    """Keys and values `[B, H, S, D]` of one attention, kept from one step of decoding to the next.
-
-    Self-attention adds those of each new position to the ones before. With `constant`, as cross-attention needs it,
-    those of the first step serve all later ones, and keys and values given then are not looked at.
-    """
-
-    def __init__(self, constant=False):
-        self.constant = constant
-        self.keys = self.values = None
-
-    def __len__(self):
-        return 0 if self.keys is None else self.keys.size(2)
-
-    @property
-    def complete(self):
-        """Whether nothing is to be added any more."""
-        return self.constant and self.keys is not None
-
-    def append(self, keys, values):
-        """Add the keys and values of the positions that follow; returns all there are now."""
-        if self.keys is not None:
-            keys, values = torch.cat([self.keys, keys], dim=2), torch.cat([self.values, values], dim=2)
-        self.keys, self.values = keys, values
-        return keys, values
+    def bias(self):
+        """What a subclass adds to the scores, broadcastable to `[B, H, T, S]`; here nothing."""
+        return None

@@ -1,7 +1,8 @@
 """Addition problems as tokens: `[3, 4, 7, +, 1, 5, 9] -> [0, 5, 0, 6]`.
 
-Digits are tokens 0-9 and `+` is 10. Padding and the start token are tokens of their own, so that the digit 0 is
-trained and scored like any other. Shapes in comments: B batch, N problems, n digits of a number.
+Digits are tokens 0-9 and `+` is 10. Padding and the start token are tokens of their own, so that
+the digit 0 is trained and scored like any other.
+Shapes in comments: B batch, N problems, n digits of a number, T tokens.
 """
 
 import warnings
@@ -18,92 +19,109 @@ PLUS_TOKEN, PAD_TOKEN, START_TOKEN = 10, 11, 12
 VOCAB_SIZE = 13
 MAX_DIGITS = 10
 SPLITS = ("train", "val", "test")
-REMEDY = "make the data again with python generate_data.py (and with --output-dir, if they are not in data/)"
+ORDERS = ("left-to-right", "right-to-left")  # in which the digits of an answer are written
+REMEDY = "make the data again with python generate_data.py"
 
 
 def get_vocab_size(num_digits=3):
-    """Number of tokens, whatever the number of digits: ten digits, `+`, padding, start."""
+    """Number of tokens: ten digits, `+`, padding, start; the same for any number of digits."""
     return VOCAB_SIZE
 
 
 def number_range(num_digits):
     """The smallest and the largest number of `num_digits` digits, without leading zeros."""
-    return 10 ** (num_digits - 1), 10 ** num_digits - 1
+    return 10 ** (num_digits - 1), 10**num_digits - 1
 
 
-def digits_of(numbers, count):
-    """The last `count` decimal digits of `numbers [N]`, most significant first: `[N, count]`."""
+def to_digits(numbers, count):
+    """The last `count` digits of `numbers [N]`, the highest first: `[N, count]`."""
     powers = 10 ** torch.arange(count - 1, -1, -1, device=numbers.device)
     return numbers.unsqueeze(1) // powers % 10
 
 
-def encode_problems(a, b, num_digits):
-    """Source tokens `[N, 2n + 1]` and target tokens `[N, n + 1]` of the sums of `a [N]` and `b [N]`."""
-    plus = torch.full((len(a), 1), PLUS_TOKEN, device=a.device)
-    source = torch.cat([digits_of(a, num_digits), plus, digits_of(b, num_digits)], dim=1)
-    return source, digits_of(a + b, num_digits + 1)
+def to_numbers(digits):
+    """Digits `[N, count]`, the highest first -> numbers `[N]`."""
+    powers = 10 ** torch.arange(digits.size(1) - 1, -1, -1, device=digits.device)
+    return (digits * powers).sum(dim=1)
 
 
-def numbers_of(source, num_digits):
-    """The two numbers `a [N]`, `b [N]` of the source tokens `[N, 2n + 1]`."""
-    powers = 10 ** torch.arange(num_digits - 1, -1, -1)
-    return (source[:, :num_digits] * powers).sum(dim=1), (source[:, num_digits + 1:] * powers).sum(dim=1)
+def encode_problems(a, b):
+    """Source `[N, 2n + 1]` and target `[N, n + 1]` of the sums of digits `a [N, n]`, `b [N, n]`.
+
+    The digits are added column by column, so that numbers of any length are possible.
+    """
+    carry, digits = torch.zeros_like(a[:, 0]), []
+    for column in (a + b).flip(1).unbind(1):  # [N], units first
+        digits.append((column + carry) % 10)
+        carry = (column + carry) // 10
+    plus = torch.full_like(a[:, :1], PLUS_TOKEN)
+    return torch.cat([a, plus, b], dim=1), torch.stack([*digits, carry], dim=1).flip(1)
+
+
+def decode_problems(source):
+    """The digits `a [N, n]`, `b [N, n]` of sources `[N, 2n + 1]`."""
+    n = source.size(1) // 2
+    return source[:, :n], source[:, n + 1 :]
+
+
+def in_order(digits, order):
+    """Digits `[N, T]`, the highest first, in the order of writing; twice is the identity."""
+    return digits if order == ORDERS[0] else digits.flip(1)
 
 
 def shift_right(target):
-    """Decoder input for teacher forcing: the target `[B, T]` after a start token, without its last token."""
+    """Decoder input for teacher forcing: a start token, then the target `[B, T]` but its last."""
     return torch.cat([torch.full_like(target[:, :1], START_TOKEN), target[:, :-1]], dim=1)
 
 
 def padding_mask(tokens):
-    """Mask of the real tokens in `tokens [B, S]`: `[B, 1, 1, S]`, or None if none of them is padding."""
+    """Mask `[B, S]` of the real tokens in `tokens [B, S]`, or None if none of them is padding."""
     real = tokens != PAD_TOKEN
-    return None if real.all() else real[:, None, None, :]
+    return None if real.all() else real
 
 
 def read_problems(path):
     """Source tokens `[N, 2n + 1]` and target tokens `[N, n + 1]` of a data file.
 
     Raises:
-        UserError: if the file is missing, damaged, or not a list of problems of one size; names the first that is
-            wrong.
+        UserError: if the file is missing, damaged, or not a list of problems of one size; the
+            message names the first problem that is wrong.
     """
     problems = read_json(path, REMEDY)
     if not isinstance(problems, list) or not problems:
         raise UserError(f"{path} is not a list of problems: {REMEDY}")
     width = None
     for number, problem in enumerate(problems):
-        wrong = _fault(problem, width)
-        if wrong:
-            raise UserError(f"{path}, problem {number}: {wrong}; {REMEDY}")
+        fault = find_fault(problem, width)
+        if fault:
+            raise UserError(f"{path}, problem {number}: {fault}; {REMEDY}")
         width = len(problem["input"])
-    return (torch.tensor([problem["input"] for problem in problems]),
-            torch.tensor([problem["target"] for problem in problems]))
+    sources = torch.tensor([problem["input"] for problem in problems])
+    return sources, torch.tensor([problem["target"] for problem in problems])
 
 
-def _fault(problem, width):
-    """What is wrong with one entry of a data file, or None; `width` is the source length of the entries before it."""
+def find_fault(problem, width=None):
+    """What is wrong with an entry of a data file, or None; `width` is the length of its input."""
     if not isinstance(problem, dict) or not {"input", "target"} <= problem.keys():
         return 'needs the keys "input" and "target"'
     source, target = problem["input"], problem["target"]
     if not isinstance(source, list) or not isinstance(target, list):
         return '"input" and "target" must be lists of tokens'
     n = len(source) // 2
-    if not 1 <= n <= MAX_DIGITS or len(source) != 2 * n + 1 or len(target) != n + 1:
-        return f"{len(source)} tokens in and {len(target)} out is no sum of two numbers of 1 to {MAX_DIGITS} digits"
-    if width is not None and len(source) != width:
-        return f"{n}-digit numbers, where the problems before it have {width // 2}"
-    digits = source[:n] + source[n + 1:] + target
-    if (type(source[n]) is not int or source[n] != PLUS_TOKEN
-            or not all(type(digit) is int and 0 <= digit <= 9 for digit in digits)):
+    if len(source) != 2 * n + 1 or len(target) != n + 1 or not 1 <= n <= MAX_DIGITS:
+        return f"{len(source)} tokens in and {len(target)} out is no sum of two numbers"
+    if width not in (None, len(source)):
+        return f"{n}-digit numbers, but the problems before it have {width // 2} digits"
+    digits = [*source[:n], *source[n + 1 :], *target]
+    if not all(type(token) is int for token in [*digits, source[n]]):
+        return "tokens must be whole numbers"
+    if source[n] != PLUS_TOKEN or not all(0 <= digit <= 9 for digit in digits):
         return f"tokens must be digits, with {PLUS_TOKEN} ('+') in the middle of the input"
-    a, b, total = (int("".join(map(str, tokens))) for tokens in (source[:n], source[n + 1:], target))
+    a, b, total = (int("".join(map(str, d))) for d in (source[:n], source[n + 1 :], target))
     low, high = number_range(n)
     if not (low <= a <= high and low <= b <= high):
         return f"{a} + {b}: numbers must be from {low} to {high}"
-    if a + b != total:
-        return f"{a} + {b} is not {total}"
-    return None
+    return None if a + b == total else f"{a} + {b} is not {total}"
 
 
 class AdditionDataset(Dataset):
@@ -111,22 +129,23 @@ class AdditionDataset(Dataset):
 
     Args:
         data_path: JSON, a list of `{"input": [3, 4, 7, 10, 1, 5, 9], "target": [0, 5, 0, 6]}`.
-        pad_token: kept for callers who pad items themselves (here all problems of a file are of one length, and
-            `collate_fn` pads with PAD_TOKEN); not a digit, `+` or the start token.
+        pad_token: for callers who pad items themselves (`collate_fn` pads with PAD_TOKEN).
+        order: in which order targets are given; in the file the highest digit is first.
 
-    An integer index gives one problem; a list or tensor of B indices gives a batch, assembled by indexing alone.
-    Both are dicts `input, target, input_len, target_len`.
+    An integer index gives one problem; a list or tensor of B indices gives a batch, assembled by
+    indexing alone. Both are dicts `input, target, input_len, target_len`.
 
     Raises:
         UserError: if the file is missing or damaged.
-        ValueError: if `pad_token` means something else.
+        ValueError: if `pad_token` is a digit, `+` or the start token.
     """
 
-    def __init__(self, data_path, pad_token=PAD_TOKEN):
+    def __init__(self, data_path, pad_token=PAD_TOKEN, order=ORDERS[0]):
         if pad_token in {*range(10), PLUS_TOKEN, START_TOKEN}:
             raise ValueError(f"pad_token {pad_token} already means something else")
         self.pad_token = pad_token
-        self.inputs, self.targets = read_problems(Path(data_path))
+        self.inputs, targets = read_problems(Path(data_path))
+        self.targets = in_order(targets, order)
 
     @property
     def num_digits(self):
@@ -139,19 +158,27 @@ class AdditionDataset(Dataset):
     def __getitem__(self, index):
         source, target = self.inputs[index].clone(), self.targets[index].clone()
         shape = source.shape[:-1]
-        return {"input": source, "target": target, "input_len": torch.full(shape, source.size(-1)),
-                "target_len": torch.full(shape, target.size(-1))}
+        return {
+            "input": source,
+            "target": target,
+            "input_len": torch.full(shape, source.size(-1)),
+            "target_len": torch.full(shape, target.size(-1)),
+        }
 
 
 def collate_fn(batch):
-    """Batch a list of single items, padding the shorter ones at the end with PAD_TOKEN."""
-    return {key: pad_sequence([item[key] for item in batch], batch_first=True, padding_value=PAD_TOKEN)
-            for key in ("input", "target")} | {key: torch.stack([item[key] for item in batch])
-                                               for key in ("input_len", "target_len")}
+    """Batch a list of single items; the shorter ones are padded at the end with PAD_TOKEN."""
+    result = {}
+    for key in ("input", "target"):
+        items = [item[key] for item in batch]
+        result[key] = pad_sequence(items, batch_first=True, padding_value=PAD_TOKEN)
+    for key in ("input_len", "target_len"):
+        result[key] = torch.stack([item[key] for item in batch])
+    return result
 
 
 class BatchIndices:
-    """Sampler of whole batches of indices, so that no per-sample Python runs; shuffled anew at each pass if asked."""
+    """Sampler of whole batches of indices, shuffled anew at each pass if asked."""
 
     def __init__(self, size, batch_size, shuffle):
         self.size, self.batch_size, self.shuffle = size, batch_size, shuffle
@@ -160,12 +187,16 @@ class BatchIndices:
         return -(-self.size // self.batch_size)
 
     def __iter__(self):
-        order = torch.randperm(self.size) if self.shuffle else torch.arange(self.size)
-        return iter(order.split(self.batch_size))
+        # Drawn when the first batch is asked for: a loader with workers calls iter() twice.
+        yield from (torch.randperm if self.shuffle else torch.arange)(self.size).split(
+            self.batch_size
+        )
 
 
-def create_dataloaders(data_dir, batch_size=32, num_workers=0):
-    """Loaders of the train (shuffled), validation and test problems in `data_dir`; warns if a problem is in two splits.
+def create_dataloaders(data_dir, batch_size=32, num_workers=0, order=ORDERS[0]):
+    """Loaders of the train (shuffled), validation and test problems in `data_dir`.
+
+    Warns if a problem is in two splits.
 
     Raises:
         UserError: if a file is missing or damaged, or the sizes of numbers differ.
@@ -173,14 +204,23 @@ def create_dataloaders(data_dir, batch_size=32, num_workers=0):
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be 1 or more, not {batch_size}")
-    datasets = [AdditionDataset(Path(data_dir) / f"{split}.json") for split in SPLITS]
+    paths = [Path(data_dir) / f"{split}.json" for split in SPLITS]
+    datasets = [AdditionDataset(path, order=order) for path in paths]
     if len({dataset.num_digits for dataset in datasets}) > 1:
         raise UserError(f"the files in {data_dir} hold numbers of different sizes: {REMEDY}")
     distinct = [dataset.inputs.unique(dim=0) for dataset in datasets]
     shared = sum(map(len, distinct)) - len(torch.cat(distinct).unique(dim=0))
     if shared:
-        warnings.warn(f"{shared} problem(s) in {data_dir} are in two splits: accuracies are flattered", stacklevel=2)
-    return tuple(
-        DataLoader(dataset, batch_size=None, sampler=BatchIndices(len(dataset), batch_size, shuffle=split == "train"),
-                   num_workers=num_workers)
-        for split, dataset in zip(SPLITS, datasets))
+        warnings.warn(
+            f"{shared} problem(s) in {data_dir} are in two splits: accuracies are flattered",
+            stacklevel=2,
+        )
+    loaders = []
+    for split, dataset in zip(SPLITS, datasets):
+        sampler = BatchIndices(len(dataset), batch_size, shuffle=split == "train")
+        # With a generator of its own, the loader draws nothing that training would miss.
+        own = torch.Generator()
+        loaders.append(
+            DataLoader(dataset, None, sampler=sampler, num_workers=num_workers, generator=own)
+        )
+    return tuple(loaders)

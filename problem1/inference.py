@@ -43,8 +43,10 @@ def parse_problem(text, num_digits):
     low, high = number_range(num_digits)
     for number in match.groups():
         if len(number) != num_digits or not low <= int(number) <= high:
-            raise ValueError(f"{number[:30]} is not from {low} to {high}, the numbers that the model was trained to "
-                             "add")
+            raise ValueError(
+                f"{number[:30]} is not from {low} to {high}, the numbers that the model was trained to "
+                "add"
+            )
     return int(match[1]), int(match[2])
 
 
@@ -55,14 +57,18 @@ def answer(model, problems, num_digits):
     """
     a, b = torch.tensor(problems).unbind(1)
     predicted, _ = predict(model, a, b, num_digits)
-    strings = ("".join(str(token) if token < 10 else "?" for token in row) for row in predicted.tolist())
+    strings = (
+        "".join(str(token) if token < 10 else "?" for token in row) for row in predicted.tolist()
+    )
     return [string.lstrip("0") or "0" for string in strings]
 
 
 def show(model, problems, num_digits):
     """Print `507 + 159 = 666` for each pair of numbers, and the right sum where the model's is wrong."""
     for (a, b), result in zip(problems, answer(model, problems, num_digits)):
-        print(f"{a} + {b} = {result}" + ("" if result == str(a + b) else f"   (wrong: it is {a + b})"))
+        print(
+            f"{a} + {b} = {result}" + ("" if result == str(a + b) else f"   (wrong: it is {a + b})")
+        )
 
 
 def answer_texts(model, num_digits, texts):
@@ -80,15 +86,29 @@ def answer_texts(model, num_digits, texts):
 
 def main(arguments=None):
     parser = Parser(description=__doc__)
-    parser.add_argument("problems", nargs="*", metavar="PROBLEM", help="such as 507+159 or 999 + 999")
-    parser.add_argument("--stdin", action="store_true",
-                        help="read a problem a line, write the bare sum (or 'error: ...') a line; exit status 1 after "
-                             "any error")
-    parser.add_argument("--exhaustive", action="store_true",
-                        help="answer every pair of numbers and write exhaustive.json beside the model")
-    parser.add_argument("--model-path", type=Path, default=RESULTS_DIR / "best_model.pth", help="the trained model")
-    parser.add_argument("--data-dir", type=Path, default=DATA_DIR, help="folder of the problems; made if empty")
-    parser.add_argument("--device", default=None, help="cpu, cuda or mps; by default the best one present")
+    parser.add_argument(
+        "problems", nargs="*", metavar="PROBLEM", help="such as 507+159 or 999 + 999"
+    )
+    parser.add_argument(
+        "--stdin",
+        action="store_true",
+        help="read a problem a line, write the bare sum (or 'error: ...') a line; exit status 1 after "
+        "any error",
+    )
+    parser.add_argument(
+        "--exhaustive",
+        action="store_true",
+        help="answer every pair of numbers and write exhaustive.json beside the model",
+    )
+    parser.add_argument(
+        "--model-path", type=Path, default=RESULTS_DIR / "best_model.pth", help="the trained model"
+    )
+    parser.add_argument(
+        "--data-dir", type=Path, default=DATA_DIR, help="folder of the problems; made if empty"
+    )
+    parser.add_argument(
+        "--device", default=None, help="cpu, cuda or mps; by default the best one present"
+    )
     args = parser.parse_intermixed_args(arguments)
     if bool(args.problems) + args.stdin + args.exhaustive > 1:
         parser.error("give problems, --stdin or --exhaustive, not two of them")
@@ -96,12 +116,20 @@ def main(arguments=None):
     num_digits = about["num_digits"]
 
     if args.stdin:
-        all_good = answer_lines(sys.stdin.buffer, sys.stdout, LONGEST_LINE, LINES_AT_ONCE,
-                                partial(answer_texts, model, num_digits))
+        all_good = answer_lines(
+            sys.stdin.buffer,
+            sys.stdout,
+            LONGEST_LINE,
+            LINES_AT_ONCE,
+            partial(answer_texts, model, num_digits),
+        )
         return 0 if all_good else 1
     if args.problems:
         try:
-            problems = [parse_problem(text, num_digits) for text in BETWEEN_PROBLEMS.split(" ".join(args.problems))]
+            problems = [
+                parse_problem(text, num_digits)
+                for text in BETWEEN_PROBLEMS.split(" ".join(args.problems))
+            ]
         except ValueError as error:
             raise UserError(error) from None
         return show(model, problems, num_digits)
@@ -109,29 +137,54 @@ def main(arguments=None):
     ensure_data(args.data_dir, num_digits)
     *_, test_loader = create_dataloaders(args.data_dir, 500)
     if test_loader.dataset.num_digits != num_digits:
-        raise UserError(f"{args.data_dir} holds {test_loader.dataset.num_digits}-digit problems, but {args.model_path} "
-                        f"adds {num_digits}-digit numbers: name the folder of its data with --data-dir")
+        raise UserError(
+            f"{args.data_dir} holds {test_loader.dataset.num_digits}-digit problems, but {args.model_path} "
+            f"adds {num_digits}-digit numbers: name the folder of its data with --data-dir"
+        )
     foreign = file_digest(args.data_dir / "train.json") != about["train_sha256"]
     if args.exhaustive:
         if foreign:
-            raise UserError(f"{args.data_dir} does not hold the training problems of {args.model_path}, without which "
-                            "seen and unseen pairs cannot be told apart: name the folder that does with --data-dir")
+            raise UserError(
+                f"{args.data_dir} does not hold the training problems of {args.model_path}, without which "
+                "seen and unseen pairs cannot be told apart: name the folder that does with --data-dir"
+            )
         path = args.model_path.parent / "exhaustive.json"
         with locked(path.parent):
-            record = check_all_pairs(model, num_digits, AdditionDataset(args.data_dir / "train.json").inputs)
-            write_json(path, {KEY: weights_digest(model.state_dict()), "model": asdict(model.config), **about,
-                              **record})
-        print(f"{record['errors']:,} errors in all {record['pairs']:,} pairs, {record['unseen']['errors']:,} of them "
-              f"in the {record['unseen']['pairs']:,} never seen in training; details in {path}")
+            record = check_all_pairs(
+                model, num_digits, AdditionDataset(args.data_dir / "train.json").inputs
+            )
+            write_json(
+                path,
+                {
+                    KEY: weights_digest(model.state_dict()),
+                    "model": asdict(model.config),
+                    **about,
+                    **record,
+                },
+            )
+        print(
+            f"{record['errors']:,} errors in all {record['pairs']:,} pairs, {record['unseen']['errors']:,} of them "
+            f"in the {record['unseen']['pairs']:,} never seen in training; details in {path}"
+        )
     else:
-        show(model, SHOWN if num_digits == 3 else [number_range(num_digits), number_range(num_digits)[::-1]],
-             num_digits)
+        show(
+            model,
+            SHOWN
+            if num_digits == 3
+            else [number_range(num_digits), number_range(num_digits)[::-1]],
+            num_digits,
+        )
         result = evaluate(model, test_loader)
         low, high = result["exact_match_interval"]
-        print(f"exact match on the {result['n']:,} test problems, free-running: {result['exact_match']:.2%} "
-              f"(95% interval {low:.2%} to {high:.2%})"
-              + (" - but the model was trained on other data, so some of these may have been seen in training"
-                 if foreign else ""))
+        print(
+            f"exact match on the {result['n']:,} test problems, free-running: {result['exact_match']:.2%} "
+            f"(95% interval {low:.2%} to {high:.2%})"
+            + (
+                " - but the model was trained on other data, so some of these may have been seen in training"
+                if foreign
+                else ""
+            )
+        )
 
 
 if __name__ == "__main__":

@@ -1,28 +1,31 @@
-"""The encoder-decoder transformer (Vaswani et al. 2017), with layer normalisation before each sublayer.
+"""The encoder-decoder transformer (Vaswani et al. 2017), with layer normalisation before sublayers.
 
-Pre-norm (Xiong et al. 2020, arXiv:2002.04745) trains at a high learning rate without a long warm-up.
-Shapes in comments: B batch, T target positions, S source positions, H heads, D width of one head.
+Pre-norm (Xiong et al. 2020, arXiv:2002.04745) trains at a high learning rate with little warm-up.
+Shapes in comments: B batch, T target positions, S source positions, H heads.
 """
 
+import json
 import math
+import os
+import warnings
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from itertools import repeat
 
 import torch
 from torch import nn
 
-from attention import KeyValueCache, MultiHeadAttention, create_causal_mask
-from dataset import PAD_TOKEN, START_TOKEN
-from positions.columns import ColumnPositions
-from positions.learned import LearnedPositions
+from attention import MultiHeadAttention, create_causal_mask
+from dataset import MAX_DIGITS, ORDERS, START_TOKEN, VOCAB_SIZE
+from support.cli import UserError
+from support.files import read_checkpoint
 
-ORDERS = ("left-to-right", "right-to-left")
-POSITIONS = ("sinusoidal", "learned", "columns")
+EXTRA_STATE = "_extra_state"  # torch's name for what a state dict holds beside the weights
+LARGEST_SIZE = 100_000  # of any argument in a checkpoint
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The arguments of `Seq2SeqTransformer`; saved in every checkpoint, so that a model is rebuilt without guessing."""
+    """The arguments of `Seq2SeqTransformer`. Every checkpoint holds them."""
 
     vocab_size: int
     d_model: int
@@ -32,32 +35,32 @@ class ModelConfig:
     d_ff: int
     dropout: float
     max_len: int
-    order: str = ORDERS[0]
-    positions: str = POSITIONS[0]
 
 
 class PositionalEncoding(nn.Module):
-    """Adds the sinusoids of section 3.5: PE(pos, 2i) = sin(pos / 10000^(2i / d_model)), PE(pos, 2i + 1) = cos(same)."""
+    """Adds the sinusoids of section 3.5.
+
+    PE(pos, 2i) = sin(pos / 10000^(2i / d_model)), PE(pos, 2i + 1) = cos(the same angle).
+    """
 
     def __init__(self, d_model, max_len=5000):
         super().__init__()
-        position = torch.arange(max_len).unsqueeze(1)
+        position = torch.arange(max_len).unsqueeze(1)  # [max_len, 1]
         frequency = torch.exp(torch.arange(0, d_model, 2) * (-math.log(10000.0) / d_model))
         table = torch.zeros(max_len, d_model)
         table[:, 0::2] = torch.sin(position * frequency)
         table[:, 1::2] = torch.cos(position * frequency[: d_model // 2])
         self.register_buffer("table", table, persistent=False)
 
-    def forward(self, x, first_position=0):
-        """`x [B, T, d_model]`, whose positions are first_position, first_position + 1, ... -> the same shape.
+    def forward(self, x):
+        """`x [B, T, d_model]` -> the same shape.
 
         Raises:
-            ValueError: if a position is not below `max_len`.
+            ValueError: if there are more than `max_len` positions.
         """
-        end = first_position + x.size(1)
-        if end > len(self.table):
-            raise ValueError(f"a sequence of {end} tokens does not fit max_len = {len(self.table)}")
-        return x + self.table[first_position:end]
+        if x.size(1) > len(self.table):
+            raise ValueError(f"{x.size(1)} tokens do not fit max_len = {len(self.table)}")
+        return x + self.table[: x.size(1)]
 
 
 class FeedForward(nn.Module):
@@ -77,62 +80,51 @@ class FeedForward(nn.Module):
 class EncoderLayer(nn.Module):
     """Self-attention, then feed-forward; each reads the normalised stream and adds to it."""
 
-    def __init__(self, d_model, num_heads, d_ff, dropout=0.1):
+    def __init__(self, d_model, num_heads, d_ff, dropout=0.1, attention=MultiHeadAttention):
         super().__init__()
-        self.self_attn = MultiHeadAttention(d_model, num_heads)
+        self.self_attn = attention(d_model, num_heads)
         self.feed_forward = FeedForward(d_model, d_ff, dropout)
         self.norm1 = nn.LayerNorm(d_model)
         self.norm2 = nn.LayerNorm(d_model)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x, mask=None, bias=None):
-        """`x [B, S, d_model]`; `mask` and `bias` broadcastable to `[B, H, S, S]` -> `[B, S, d_model]`."""
+    def forward(self, x, mask=None):
+        """`x [B, S, d_model]`, `mask` broadcastable to `[B, H, S, S]` -> `[B, S, d_model]`."""
         h = self.norm1(x)
-        x = x + self.dropout(self.self_attn(h, h, h, mask, bias)[0])
+        x = x + self.dropout(self.self_attn(h, h, h, mask)[0])
         return x + self.dropout(self.feed_forward(self.norm2(x)))
 
 
 class DecoderLayer(nn.Module):
     """Causal self-attention, attention to the encoder's output, then feed-forward."""
 
-    def __init__(self, d_model, num_heads, d_ff, dropout=0.1):
+    def __init__(self, d_model, num_heads, d_ff, dropout=0.1, attention=MultiHeadAttention):
         super().__init__()
-        self.self_attn = MultiHeadAttention(d_model, num_heads)
-        self.cross_attn = MultiHeadAttention(d_model, num_heads)
+        self.self_attn = attention(d_model, num_heads)
+        self.cross_attn = attention(d_model, num_heads)
         self.feed_forward = FeedForward(d_model, d_ff, dropout)
         self.norm1 = nn.LayerNorm(d_model)
         self.norm2 = nn.LayerNorm(d_model)
         self.norm3 = nn.LayerNorm(d_model)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x, encoder_output, src_mask=None, tgt_mask=None, cache=None, biases=(None, None)):
+    def forward(self, x, encoder_output, src_mask=None, tgt_mask=None):
         """One decoder layer.
 
         Args:
             x: `[B, T, d_model]`.
             encoder_output: `[B, S, d_model]`.
-            src_mask: None or broadcastable to `[B, H, T, S]`.
-            tgt_mask: None or broadcastable to `[B, H, T, T]`.
-            cache: None, or this layer's `DecoderCache`; then `x` holds only the positions that follow the cached ones.
-            biases: what is added to the scores of self-attention and of cross-attention, None for nothing.
+            src_mask: None, or broadcastable to `[B, H, T, S]`.
+            tgt_mask: None, or broadcastable to `[B, H, T, T]`.
 
         Returns:
             `[B, T, d_model]`.
         """
-        own, memory = (None, None) if cache is None else (cache.own, cache.memory)
         h = self.norm1(x)
-        x = x + self.dropout(self.self_attn(h, h, h, tgt_mask, biases[0], cache=own)[0])
+        x = x + self.dropout(self.self_attn(h, h, h, tgt_mask)[0])
         h = self.norm2(x)
-        x = x + self.dropout(self.cross_attn(h, encoder_output, encoder_output, src_mask, biases[1], cache=memory)[0])
+        x = x + self.dropout(self.cross_attn(h, encoder_output, encoder_output, src_mask)[0])
         return x + self.dropout(self.feed_forward(self.norm3(x)))
-
-
-class DecoderCache:
-    """What one decoder layer keeps while decoding: `own`, of the positions decoded so far, and `memory`, of the
-    encoder's output."""
-
-    def __init__(self):
-        self.own, self.memory = KeyValueCache(), KeyValueCache(constant=True)
 
 
 def initialise(module):
@@ -141,132 +133,112 @@ def initialise(module):
         nn.init.xavier_uniform_(module.weight)
         nn.init.zeros_(module.bias)
     elif isinstance(module, nn.Embedding):
-        nn.init.normal_(module.weight, std=module.embedding_dim ** -0.5)
+        nn.init.normal_(module.weight, std=module.embedding_dim**-0.5)
+
+
+@contextmanager
+def evaluating(model):
+    """Within the block the model is in evaluation mode; then each part is in its own mode again."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
 
 
 class Seq2SeqTransformer(nn.Module):
-    """Encoder-decoder transformer over one vocabulary; source and target share the token embedding.
+    """Encoder-decoder transformer; source and target share one vocabulary and its embedding.
 
-    Masks are 1/True = attend, 0/False = masked, broadcastable to the scores `[B, H, T, S]`. `src_mask=None` means that
-    every source token is real; `tgt_mask=None` means causal. `order` says in which order the digits of an answer are
-    written: the highest first, as the data files have them, or the units first. `generate` returns answers as in the
-    files either way; decoder inputs and logits are in the order of writing (`written` turns a target into it).
-    `positions` says how the model knows places: by `PositionalEncoding`, by trained rows, or by the columns of the
-        addition (`positions/columns.py`).
+    Masks are 1/True = attend, 0/False = masked. `src_mask` is `[B, S]` (which source tokens are
+    real) or broadcastable to `[B, H, T, S]`; None means that all are real. `tgt_mask` is
+    broadcastable to `[B, H, T, T]`; None means causal.
 
     Attributes:
-        config: all arguments. They travel in the state dict.
-        about: what training noted of the model, plain values (see `checkpoint.py`). It travels in the state dict too.
+        config: all arguments.
+        training_info: plain values that training noted of the weights, such as `num_digits`.
+
+    Both travel in the state dict as one tensor of bytes, so that whoever averages, counts or casts
+    the values of a state dict meets tensors alone.
 
     Raises:
-        ValueError: if `d_model` is not a positive multiple of `num_heads`, or no order or kind of positions has that
-            name.
+        ValueError: if `d_model` is not a positive multiple of `num_heads`.
     """
 
-    def __init__(self, vocab_size, d_model=128, num_heads=4, num_encoder_layers=2, num_decoder_layers=2, d_ff=512,
-                 dropout=0.1, max_len=100, order=ORDERS[0], positions=POSITIONS[0]):
+    attention = MultiHeadAttention  # a subclass may put another one in
+
+    def __init__(
+        self,
+        vocab_size,
+        d_model=128,
+        num_heads=4,
+        num_encoder_layers=2,
+        num_decoder_layers=2,
+        d_ff=512,
+        dropout=0.1,
+        max_len=100,
+    ):
         super().__init__()
-        for what, value, choices in (("order", order, ORDERS), ("kind of positions", positions, POSITIONS)):
-            if value not in choices:
-                raise ValueError(f"no {what} is called {value!r}: choose from {', '.join(choices)}")
-        self.config = ModelConfig(vocab_size, d_model, num_heads, num_encoder_layers, num_decoder_layers, d_ff,
-                                  dropout, max_len, order, positions)
-        self.vocab_size, self.about = vocab_size, {}
+        self.config = ModelConfig(
+            vocab_size,
+            d_model,
+            num_heads,
+            num_encoder_layers,
+            num_decoder_layers,
+            d_ff,
+            dropout,
+            max_len,
+        )
+        self.vocab_size, self.d_model, self.training_info = vocab_size, d_model, {}
         self.embedding = nn.Embedding(vocab_size, d_model)
-        self.positional_encoding = (PositionalEncoding(d_model, max_len) if positions == "sinusoidal" else
-                                    LearnedPositions(d_model, max_len) if positions == "learned" else None)
-        self.columns = ColumnPositions(num_heads, num_encoder_layers, num_decoder_layers,
-                                       order == "right-to-left") if positions == "columns" else None
-        self.encoder_layers = nn.ModuleList(
-            EncoderLayer(d_model, num_heads, d_ff, dropout) for _ in range(num_encoder_layers))
-        self.decoder_layers = nn.ModuleList(
-            DecoderLayer(d_model, num_heads, d_ff, dropout) for _ in range(num_decoder_layers))
+        self.positional_encoding = self.make_positional_encoding()
+        sizes = d_model, num_heads, d_ff, dropout, self.attention
+        self.encoder_layers = nn.ModuleList(EncoderLayer(*sizes) for _ in range(num_encoder_layers))
+        self.decoder_layers = nn.ModuleList(DecoderLayer(*sizes) for _ in range(num_decoder_layers))
         self.encoder_norm = nn.LayerNorm(d_model)
         self.decoder_norm = nn.LayerNorm(d_model)
         self.output_projection = nn.Linear(d_model, vocab_size)
         self.dropout = nn.Dropout(dropout)
         self.apply(initialise)
 
-    def get_extra_state(self):
-        """What `state_dict` holds beside the weights: the arguments, and what training noted."""
-        return {"config": asdict(self.config), "about": self.about}
+    def make_positional_encoding(self):
+        """The module that adds positions to the embeddings; a subclass may use another one."""
+        return PositionalEncoding(self.d_model, self.config.max_len)
 
-    def set_extra_state(self, state):
-        """Take over what training noted of the weights that are loaded.
-
-        Raises:
-            ValueError: if they are of a model with other arguments, where the shapes of the weights do not show it.
-        """
-        theirs = ModelConfig(**state["config"])
-        for name in ("num_heads", "order"):
-            trained, own = getattr(theirs, name), getattr(self.config, name)
-            if trained != own:
-                raise ValueError(f"these are weights of a model with {name} = {trained!r}, and this one has {own!r}: "
-                                 "make it with their arguments, or let learning.checkpoint.load_model make it")
-        self.about = dict(state["about"])
-
-    def written(self, target):
-        """Targets `[B, T]`, as in the data files and padded at the end, in the order in which the model writes them;
-        applied twice it changes nothing."""
-        if self.config.order == ORDERS[0]:
-            return target
-        place = torch.arange(target.size(1), device=target.device)
-        reversed_place = (target != PAD_TOKEN).sum(dim=1, keepdim=True) - 1 - place
-        return target.gather(1, torch.where(reversed_place < 0, place, reversed_place))
-
-    def embed(self, tokens, first_position=0):
-        """Tokens `[B, T]` -> embeddings, with sinusoids or rows added if there are any, `[B, T, d_model]`."""
-        x = self.embedding(tokens) * math.sqrt(self.config.d_model)
-        if self.positional_encoding is not None:
-            x = self.positional_encoding(x, first_position)
-        return self.dropout(x)
+    def embed(self, tokens):
+        """Tokens `[B, T]` -> embeddings with positions `[B, T, d_model]`."""
+        return self.dropout(
+            self.positional_encoding(self.embedding(tokens) * math.sqrt(self.d_model))
+        )
 
     def encode(self, src, src_mask=None):
         """Source tokens `[B, S]` -> the encoder's output `[B, S, d_model]`."""
         x = self.embed(src)
-        biases = repeat(None) if self.columns is None else self.columns.encoder_biases(x, src_mask)
-        for layer, bias in zip(self.encoder_layers, biases):
-            x = layer(x, src_mask, bias)
+        for layer in self.encoder_layers:
+            x = layer(x, key_mask(src_mask))
         return self.encoder_norm(x)
 
-    def decode(self, tgt, encoder_output, src_mask=None, tgt_mask=None, caches=None):
-        """Decoder hidden states.
+    def decode(self, tgt, encoder_output, src_mask=None, tgt_mask=None):
+        """Decoder input `[B, T]` (the target after a start token) -> hidden states.
 
-        Args:
-            tgt: decoder input `[B, T]`, the target after a start token.
-            encoder_output: `[B, S, d_model]`.
-            src_mask, tgt_mask: as for the class.
-            caches: None, or one `DecoderCache` a layer; then `tgt` is the single token that follows the cached ones.
-
-        Returns:
-            Hidden states `[B, T, d_model]`; `output_projection` turns them into logits.
-
-        Raises:
-            ValueError: if there are caches and more than one token.
+        They are `[B, T, d_model]`; `output_projection` turns them into logits.
         """
-        first_position = 0
-        if caches is None:
-            caches = [None] * len(self.decoder_layers)
-            if tgt_mask is None:
-                tgt_mask = create_causal_mask(tgt.size(1), tgt.device)
-        elif tgt.size(1) != 1:
-            raise ValueError(f"with caches, tokens are decoded one at a time, not {tgt.size(1)}")
-        elif caches:
-            first_position = len(caches[0].own)
-        x = self.embed(tgt, first_position)
-        biases = (repeat((None, None)) if self.columns is None else
-                  self.columns.decoder_biases(x, encoder_output, src_mask, first_position))
-        for layer, cache, bias in zip(self.decoder_layers, caches, biases):
-            x = layer(x, encoder_output, src_mask, tgt_mask, cache, bias)
+        if tgt_mask is None:
+            tgt_mask = create_causal_mask(tgt.size(1), tgt.device)
+        x = self.embed(tgt)
+        for layer in self.decoder_layers:
+            x = layer(x, encoder_output, key_mask(src_mask), tgt_mask)
         return self.decoder_norm(x)
 
     def forward(self, src, tgt, src_mask=None, tgt_mask=None):
         """Logits `[B, T, vocab_size]` for source tokens `[B, S]` and decoder input `[B, T]`."""
-        return self.output_projection(self.decode(tgt, self.encode(src, src_mask), src_mask, tgt_mask))
+        hidden = self.decode(tgt, self.encode(src, src_mask), src_mask, tgt_mask)
+        return self.output_projection(hidden)
 
     @torch.no_grad()
     def generate(self, src, max_len=20, start_token=START_TOKEN, src_mask=None):
-        """Greedy decoding with cached keys and values.
+        """Greedy decoding, in evaluation mode whatever the model's mode is.
 
         Args:
             src: source tokens `[B, S]`.
@@ -275,15 +247,106 @@ class Seq2SeqTransformer(nn.Module):
             src_mask: as for the class.
 
         Returns:
-            Generated tokens `[B, max_len]`, without the start token, in the order of the data files.
+            Generated tokens `[B, max_len]`, without the start token.
         """
-        encoder_output = self.encode(src, src_mask)
-        caches = [DecoderCache() for _ in self.decoder_layers]
-        token = torch.full((src.size(0), 1), start_token, dtype=torch.long, device=src.device)
-        generated = [token[:, :0]]
-        for _ in range(max_len):
-            hidden = self.decode(token, encoder_output, src_mask, caches=caches)
-            token = self.output_projection(hidden).argmax(dim=-1)
-            generated.append(token)
-        answer = torch.cat(generated, dim=1)
-        return answer if self.config.order == ORDERS[0] else answer.flip(1)
+        if start_token != START_TOKEN:
+            warnings.warn(
+                f"decoding starts from token {start_token}, but models of this project are trained "
+                f"to start from {START_TOKEN}",
+                stacklevel=3,
+            )
+        tokens = torch.full((len(src), 1), start_token, dtype=torch.long, device=src.device)
+        with evaluating(self):
+            encoder_output = self.encode(src, src_mask)
+            for _ in range(max_len):
+                hidden = self.decode(tokens, encoder_output, src_mask)[:, -1:]  # [B, 1, d_model]
+                token = self.output_projection(hidden).argmax(dim=-1)  # [B, 1]
+                tokens = torch.cat([tokens, token], dim=1)
+        return tokens[:, 1:]
+
+    def get_extra_state(self):
+        """The class, its arguments and `training_info`, as the bytes of JSON text: uint8 `[n]`."""
+        state = {
+            "model": type(self).__name__,
+            "config": asdict(self.config),
+            "training_info": self.training_info,
+        }
+        return torch.tensor(list(json.dumps(state).encode()), dtype=torch.uint8)
+
+    def set_extra_state(self, state):
+        """Take over what training noted of the weights that are loaded.
+
+        Raises:
+            ValueError: if they are of another model, where the shapes do not show it.
+        """
+        state = decode_extra_state(state)
+        theirs, ours = (state["model"], state["config"]["num_heads"]), self.config.num_heads
+        if theirs != (type(self).__name__, ours):
+            raise ValueError(
+                f"these are weights of a {theirs[0]} with {theirs[1]} heads, and this is a "
+                f"{type(self).__name__} with {ours}: load them with model.load_model"
+            )
+        self.training_info = state["training_info"]
+
+    def load_state_dict(self, state_dict, *args, **kwargs):
+        """As `nn.Module` does; a state dict of the weights alone is complete as well."""
+        state_dict = {EXTRA_STATE: self.get_extra_state(), **state_dict}
+        return super().load_state_dict(state_dict, *args, **kwargs)
+
+
+def key_mask(mask):
+    """A mask of real tokens `[B, S]` as `[B, 1, 1, S]`; every other mask as it is."""
+    return mask[:, None, None, :] if mask is not None and mask.dim() == 2 else mask
+
+
+def decode_extra_state(state):
+    """The inverse of `get_extra_state`, also after the bytes were averaged or cast."""
+    return json.loads(bytes(state.round().to(torch.uint8).tolist()))
+
+
+MODELS = {"Seq2SeqTransformer": Seq2SeqTransformer}
+
+
+def load_model(path, device="cpu", remedy="train the model with python train.py"):
+    """Rebuild a trained model from its checkpoint, in evaluation mode.
+
+    Raises:
+        UserError: if the file is missing or damaged, or holds no model of this project; the message
+            ends with `remedy`.
+    """
+    weights = read_checkpoint(path, device, remedy)
+    try:
+        state = decode_extra_state(weights[EXTRA_STATE])
+        if state["model"] not in MODELS:
+            import beyond  # noqa: F401  (a checkpoint of a model that beyond/ adds to MODELS)
+        check_state(state, weights, os.path.getsize(path))
+        model = MODELS[state["model"]](**state["config"])
+        model.load_state_dict(weights)
+        if not all(parameter.isfinite().all() for parameter in model.parameters()):
+            raise ValueError("a weight is not finite")
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[-1].strip()[:120]
+        raise UserError(f"{path} holds no model of this project ({reason}): {remedy}") from None
+    return model.to(device).eval()
+
+
+def check_state(state, weights, file_size):
+    """Raise ValueError unless a checkpoint can be a model's, before memory is taken for it."""
+    config, info = ModelConfig(**state["config"]), state["training_info"]
+    sizes = [value for name, value in state["config"].items() if name != "dropout"]
+    if not all(type(size) is int and 0 < size <= LARGEST_SIZE for size in sizes):
+        raise ValueError("a size of the model is impossible")
+    layers = config.num_encoder_layers + config.num_decoder_layers
+    total = sum(value.numel() for value in weights.values())
+    layer = 4 * config.d_model**2 + 2 * config.d_model * config.d_ff
+    if layers > len(weights) or layers * layer > total or config.vocab_size != VOCAB_SIZE:
+        raise ValueError("the weights are not those of a model of these sizes")
+    if not all(value.is_floating_point() for name, value in weights.items() if name != EXTRA_STATE):
+        raise ValueError("a weight is not a real number")
+    if sum(value.numel() * value.element_size() for value in weights.values()) > file_size:
+        raise ValueError("the weights are larger than the file")  # one number, repeated
+    n = info["num_digits"]
+    if type(n) is not int or not 1 <= n <= MAX_DIGITS or 2 * n + 1 > config.max_len:
+        raise ValueError("the number of digits is impossible")
+    if info["order"] not in ORDERS or type(info["train_sha256"]) is not str:
+        raise ValueError("its notes of the training are wrong")

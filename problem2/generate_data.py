@@ -3,23 +3,20 @@
 Ascending means non-decreasing, so ties are sorted. No sequence is in two splits.
 """
 
-import support.interrupt  # first: Ctrl-C while torch loads
-
 import argparse
 import json
 import random
-from contextlib import ExitStack
 from pathlib import Path
 
 from dataset import LARGEST_VALUE, SPLITS, SortingDataset, data_file
 from support.cli import DATA_DIR, Parser, UserError, run, whole_number
-from support.files import locked, replacing
+from support.files import locked, write_files
 
 SEED = 641
 TEST_LENGTHS = (8, 12, 16, 32, 64, 128, 256)
 GAP_SOURCES = (32, 64, 128, 256)
 GAP_LENGTH = 16
-MOST_DRAWS = 10 ** 6  # for one new sequence
+MOST_DRAWS = 10**6  # for one new sequence
 
 
 def is_sorted(sequence):
@@ -68,8 +65,13 @@ def reversed_(sequence, generator):
     return list(sequence)[::-1]
 
 
-NEGATIVES = {"swap": swap, "one_inversion": one_inversion, "one_swap": one_swap, "shuffled": shuffled,
-             "reversed": reversed_}
+NEGATIVES = {
+    "swap": swap,
+    "one_inversion": one_inversion,
+    "one_swap": one_swap,
+    "shuffled": shuffled,
+    "reversed": reversed_,
+}
 
 
 def draw_sorted(length, generator):
@@ -81,7 +83,7 @@ def draw_window(source, generator):
     """A window of 16 values, not all the same, of a sorted sequence of `source` values."""
     while True:
         sequence, start = draw_sorted(source, generator), generator.randint(0, source - GAP_LENGTH)
-        window = sequence[start:start + GAP_LENGTH]
+        window = sequence[start : start + GAP_LENGTH]
         if window[0] < window[-1]:
             return window
 
@@ -97,11 +99,13 @@ def draw_new(draw, taken, fits=lambda sequence: True):
         if tuple(sequence) not in taken and fits(sequence):
             taken.add(tuple(sequence))
             return sequence
-    raise UserError(f"no new sequence among {MOST_DRAWS:,} drawn: there are not enough different ones; ask for fewer "
-                    "or for longer ones")
+    raise UserError(
+        f"no new sequence among {MOST_DRAWS:,} drawn: there are not enough different ones; ask for fewer "
+        "or for longer ones"
+    )
 
 
-def draw_split(size, min_len, max_len, seed, seen):
+def draw_split(size, min_len, max_len, seed, seen, sorted_prob=0.5):
     """A split of sequences that are not in the set `seen`, added to it; drawn in the order of the course's generator.
 
     Raises:
@@ -111,9 +115,10 @@ def draw_split(size, min_len, max_len, seed, seen):
 
     def draw():
         length = generator.randint(min_len, max_len)
-        is_positive = generator.random() < 0.5
+        is_positive = generator.random() < sorted_prob
         sequence = draw_sorted(length, generator)
         return sequence if is_positive else swap(sequence, generator)
+
     return [draw_new(draw, seen) for _ in range(size)]
 
 
@@ -130,13 +135,18 @@ def draw_test_sets(size, draw, seed, seen, kinds=tuple(NEGATIVES)):
 
     def gives_negatives(sequence):
         return sequence[0] < sequence[-1] and tuple(reversed(sequence)) not in seen
+
     taken = set(seen)
     positives = [draw_new(lambda: draw(generator), taken) for _ in range(size // 2)]
-    bases = [draw_new(lambda: draw(generator), taken, gives_negatives) for _ in range(size - size // 2)]
+    bases = [
+        draw_new(lambda: draw(generator), taken, gives_negatives) for _ in range(size - size // 2)
+    ]
     sets = {}
     for kind in kinds:
         taken = set(seen)
-        sets[kind] = positives + [draw_new(lambda: NEGATIVES[kind](base, generator), taken) for base in bases]
+        sets[kind] = positives + [
+            draw_new(lambda: NEGATIVES[kind](base, generator), taken) for base in bases
+        ]
     return sets
 
 
@@ -146,29 +156,46 @@ def make_test_set(length, gap_source, size, seed, seen):
     Each has a seed of its own, which follows from `seed`, the data's.
     """
     if gap_source is None:
-        sets = draw_test_sets(size, lambda generator: draw_sorted(length, generator), seed + 1000 + length, seen)
+        sets = draw_test_sets(
+            size, lambda generator: draw_sorted(length, generator), seed + 1000 + length, seen
+        )
     else:
-        sets = draw_test_sets(size, lambda generator: draw_window(gap_source, generator), seed + 2000 + gap_source,
-                              seen)
-    return {f"extrapolation/{data_file(length, kind, gap_source)}": json.dumps(records(sequences))
-            for kind, sequences in sets.items()}
+        sets = draw_test_sets(
+            size,
+            lambda generator: draw_window(gap_source, generator),
+            seed + 2000 + gap_source,
+            seen,
+        )
+    return {
+        f"extrapolation/{data_file(length, kind, gap_source)}": json.dumps(records(sequences))
+        for kind, sequences in sets.items()
+    }
 
 
 def records(sequences):
     """Sequences in the form of the data files."""
-    return [{"sequence": sequence, "is_sorted": int(is_sorted(sequence)), "length": len(sequence)}
-            for sequence in sequences]
+    return [
+        {"sequence": sequence, "is_sorted": int(is_sorted(sequence)), "length": len(sequence)}
+        for sequence in sequences
+    ]
 
 
-def write_files(output_dir, files):
-    """Write `{name: content}` into a folder, all of them or none."""
-    with locked(output_dir), ExitStack() as stack:
-        for name, content in files.items():
-            stack.enter_context(replacing(output_dir / name)).write(content.encode())
+def generate_dataset(num_samples, min_len, max_len, sorted_prob=0.5, seed=None):
+    """A list of `num_samples` different sequences in the form of the data files (the starter kit's
+    function)."""
+    return records(draw_split(num_samples, min_len, max_len, seed, set(), sorted_prob))
 
 
-def generate(output_dir=DATA_DIR, seed=SEED, train_size=10_000, val_size=2_000, test_size=2_000, min_train_len=8,
-             max_train_len=16, generate_extrapolation=True):
+def generate(
+    output_dir=DATA_DIR,
+    seed=SEED,
+    train_size=10_000,
+    val_size=2_000,
+    test_size=2_000,
+    min_train_len=8,
+    max_train_len=16,
+    generate_extrapolation=True,
+):
     """Write train.json, val.json, test.json and the extrapolation sets, each file whole.
 
     Split k is drawn with seed + k and avoids the splits before it; each extrapolation set has a seed of its own.
@@ -180,20 +207,31 @@ def generate(output_dir=DATA_DIR, seed=SEED, train_size=10_000, val_size=2_000, 
     if min_train_len > max_train_len:
         raise UserError(f"--min-train-len {min_train_len} is above --max-train-len {max_train_len}")
     asked = train_size + val_size + test_size
-    there_are = sum((LARGEST_VALUE + 1) ** length for length in range(min_train_len, min(max_train_len, 6) + 1))
+    there_are = sum(
+        (LARGEST_VALUE + 1) ** length for length in range(min_train_len, min(max_train_len, 6) + 1)
+    )
     if min_train_len < 6 and asked > there_are:
-        raise UserError(f"{asked:,} different sequences are asked for, and there are {there_are:,} of {min_train_len} "
-                        f"to {max_train_len} values")
+        raise UserError(
+            f"{asked:,} different sequences are asked for, and there are {there_are:,} of {min_train_len} "
+            f"to {max_train_len} values"
+        )
     output_dir = Path(output_dir)
     seen = set()
-    splits = {split: draw_split(size, min_train_len, max_train_len, seed + k, seen)
-              for k, (split, size) in enumerate(zip(SPLITS, (train_size, val_size, test_size)))}
-    files = {f"{split}.json": json.dumps(records(sequences), indent=2) for split, sequences in splits.items()}
+    splits = {
+        split: draw_split(size, min_train_len, max_train_len, seed + k, seen)
+        for k, (split, size) in enumerate(zip(SPLITS, (train_size, val_size, test_size)))
+    }
+    files = {
+        f"{split}.json": json.dumps(records(sequences), indent=2)
+        for split, sequences in splits.items()
+    }
     if generate_extrapolation:
-        for length, gap_source in [(length, None) for length in TEST_LENGTHS] + [(GAP_LENGTH, source)
-                                                                                 for source in GAP_SOURCES]:
+        for length, gap_source in [(length, None) for length in TEST_LENGTHS] + [
+            (GAP_LENGTH, source) for source in GAP_SOURCES
+        ]:
             files |= make_test_set(length, gap_source, test_size, seed, seen)
-    write_files(output_dir, files)
+    with locked(output_dir):
+        write_files({output_dir / name: content.encode() for name, content in files.items()})
 
 
 def ensure_data(data_dir):
@@ -213,14 +251,23 @@ def ensure_test_set(data_dir, length, gap_source=None):
         UserError: if there are not so many, or the data are missing or damaged.
     """
     data_dir = Path(data_dir)
-    missing = [name for kind in NEGATIVES
-               if not (data_dir / (name := f"extrapolation/{data_file(length, kind, gap_source)}")).exists()]
+    missing = [
+        name
+        for kind in NEGATIVES
+        if not (
+            data_dir / (name := f"extrapolation/{data_file(length, kind, gap_source)}")
+        ).exists()
+    ]
     if missing:
-        print(f"no test set of {length} values{f' with the gaps of {gap_source}' if gap_source else ''} in {data_dir}: "
-              "generating it", flush=True)
+        print(
+            f"no test set of {length} values{f' with the gaps of {gap_source}' if gap_source else ''} in {data_dir}: "
+            "generating it",
+            flush=True,
+        )
         splits = load_splits(data_dir)
         files = make_test_set(length, gap_source, len(splits[-1]), SEED, set().union(*splits))
-        write_files(data_dir, {name: files[name] for name in missing})
+        with locked(data_dir):
+            write_files({data_dir / name: files[name].encode() for name in missing})
 
 
 def load_splits(data_dir):
@@ -230,25 +277,53 @@ def load_splits(data_dir):
         UserError: if a file is missing or damaged.
     """
     splits = [SortingDataset(Path(data_dir) / f"{split}.json") for split in SPLITS]
-    return [[tuple(row[:n]) for row, n in zip(split.sequences.tolist(), split.lengths.tolist())] for split in splits]
+    return [
+        [tuple(row[:n]) for row, n in zip(split.sequences.tolist(), split.lengths.tolist())]
+        for split in splits
+    ]
 
 
 def main(arguments=None):
     parser = Parser(description=__doc__)
-    parser.add_argument("--seed", type=whole_number(0), default=SEED, help="seed of the training sequences")
-    parser.add_argument("--train-size", type=whole_number(1), default=10_000, help="number of training sequences")
-    parser.add_argument("--val-size", type=whole_number(1), default=2_000, help="number of validation sequences")
-    parser.add_argument("--test-size", type=whole_number(2), default=2_000, help="number of sequences in each test set")
-    parser.add_argument("--min-train-len", type=whole_number(2), default=8, help="shortest training sequence")
-    parser.add_argument("--max-train-len", type=whole_number(2), default=16, help="longest training sequence")
-    parser.add_argument("--generate-extrapolation", action=argparse.BooleanOptionalAction, default=True,
-                        help="make the test sets of other lengths and of harder negatives too")
+    parser.add_argument(
+        "--seed", type=whole_number(0), default=SEED, help="seed of the training sequences"
+    )
+    parser.add_argument(
+        "--train-size", type=whole_number(1), default=10_000, help="number of training sequences"
+    )
+    parser.add_argument(
+        "--val-size", type=whole_number(1), default=2_000, help="number of validation sequences"
+    )
+    parser.add_argument(
+        "--test-size",
+        type=whole_number(2),
+        default=2_000,
+        help="number of sequences in each test set",
+    )
+    parser.add_argument(
+        "--min-train-len", type=whole_number(2), default=8, help="shortest training sequence"
+    )
+    parser.add_argument(
+        "--max-train-len", type=whole_number(2), default=16, help="longest training sequence"
+    )
+    parser.add_argument(
+        "--generate-extrapolation",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="make the test sets of other lengths and of harder negatives too",
+    )
     parser.add_argument("--output-dir", type=Path, default=DATA_DIR, help="folder for the files")
     args = parser.parse_args(arguments)
     generate(**vars(args))
-    print(f"{args.output_dir}: {args.train_size:,} training, {args.val_size:,} validation and {args.test_size:,} test "
-          f"sequences of {args.min_train_len} to {args.max_train_len} values"
-          + (f"; extrapolation sets of {args.test_size:,} sequences" if args.generate_extrapolation else ""))
+    print(
+        f"{args.output_dir}: {args.train_size:,} training, {args.val_size:,} validation and {args.test_size:,} test "
+        f"sequences of {args.min_train_len} to {args.max_train_len} values"
+        + (
+            f"; extrapolation sets of {args.test_size:,} sequences"
+            if args.generate_extrapolation
+            else ""
+        )
+    )
 
 
 if __name__ == "__main__":

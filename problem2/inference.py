@@ -25,8 +25,14 @@ REMEDY = "measure it with python analyze.py"
 LINES_AT_ONCE = 1024
 TOKENS_AT_ONCE = 8192
 LONGEST_LINE = 20_000
-SHOWN = ["3 15 27 41 58 72 83 94", "15 3 72 27 41 94 58 83", "3 15 41 27 58 72 83 94", "94 83 72 58 41 27 15 3",
-         "7 7 7 7 7 7 7 7", " ".join(map(str, range(0, 96, 3)))]
+SHOWN = [
+    "3 15 27 41 58 72 83 94",
+    "15 3 72 27 41 94 58 83",
+    "3 15 41 27 58 72 83 94",
+    "94 83 72 58 41 27 15 3",
+    "7 7 7 7 7 7 7 7",
+    " ".join(map(str, range(0, 96, 3))),
+]
 
 
 def parse_sequence(text, most):
@@ -56,7 +62,9 @@ def classify(model, sequences):
         by_length.setdefault(len(sequence), []).append(index)
     for length, indices in by_length.items():
         for part in torch.tensor(indices).split(max(1, TOKENS_AT_ONCE // length)):
-            logits = model(torch.tensor([sequences[index] for index in part.tolist()], device=device))
+            logits = model(
+                torch.tensor([sequences[index] for index in part.tolist()], device=device)
+            )
             for index, probability in zip(part.tolist(), logits.softmax(dim=1)[:, 1].tolist()):
                 probabilities[index] = probability
     return probabilities
@@ -88,7 +96,9 @@ def answer(model, lines):
             parsed.append(parse_sequence(line, most_values(model)))
         except ValueError as error:
             parsed.append(error)
-    verdicts = map(verdict, classify(model, [sequence for sequence in parsed if isinstance(sequence, list)]))
+    verdicts = map(
+        verdict, classify(model, [sequence for sequence in parsed if isinstance(sequence, list)])
+    )
     return [next(verdicts) if isinstance(sequence, list) else sequence for sequence in parsed]
 
 
@@ -104,23 +114,45 @@ def choose_models(results_dir, name):
     if name is None:
         return paths
     if name not in paths:
-        raise UserError(f"{results_dir} holds no model called {name}, but {', '.join(paths)}: "
-                        "name one of them with --encoding, or train it with python train.py")
+        raise UserError(
+            f"{results_dir} holds no model called {name}, but {', '.join(paths)}: "
+            "name one of them with --encoding, or train it with python train.py"
+        )
     return {name: paths[name]}
 
 
 def main(arguments=None):
     parser = Parser(description=__doc__)
-    parser.add_argument("values", nargs="*", metavar="VALUE",
-                        help='a sequence: 3 15 27 41, or "3 15 27 41", or 3,15,27,41')
-    parser.add_argument("--stdin", action="store_true", help="read a sequence a line (spaces or commas), and write "
-                        "'sorted 0.993', 'unsorted 0.998' or 'error: ...' a line; exit status 1 after any error")
-    parser.add_argument("--encoding", default=None, metavar="NAME",
-                        help=f"use the model in this folder of --results-dir (default: {RECOMMENDED})")
-    parser.add_argument("--results-dir", type=Path, default=RESULTS_DIR,
-                        help="folder of the trained models, one folder each")
-    parser.add_argument("--model-path", type=Path, default=None, help="use the model in this file alone")
-    parser.add_argument("--device", default=None, help="cpu, cuda or mps; by default the best one present")
+    parser.add_argument(
+        "values",
+        nargs="*",
+        metavar="VALUE",
+        help='a sequence: 3 15 27 41, or "3 15 27 41", or 3,15,27,41',
+    )
+    parser.add_argument(
+        "--stdin",
+        action="store_true",
+        help="read a sequence a line (spaces or commas), and write "
+        "'sorted 0.993', 'unsorted 0.998' or 'error: ...' a line; exit status 1 after any error",
+    )
+    parser.add_argument(
+        "--encoding",
+        default=None,
+        metavar="NAME",
+        help=f"use the model in this folder of --results-dir (default: {RECOMMENDED})",
+    )
+    parser.add_argument(
+        "--results-dir",
+        type=Path,
+        default=RESULTS_DIR,
+        help="folder of the trained models, one folder each",
+    )
+    parser.add_argument(
+        "--model-path", type=Path, default=None, help="use the model in this file alone"
+    )
+    parser.add_argument(
+        "--device", default=None, help="cpu, cuda or mps; by default the best one present"
+    )
     args = parser.parse_intermixed_args(arguments)
     if args.values and args.stdin:
         parser.error("give a sequence or --stdin, not both")
@@ -133,8 +165,13 @@ def main(arguments=None):
 
     if args.stdin:
         (model,) = models.values()
-        all_good = answer_lines(sys.stdin.buffer, sys.stdout, LONGEST_LINE, LINES_AT_ONCE,
-                                lambda lines: answer(model, lines))
+        all_good = answer_lines(
+            sys.stdin.buffer,
+            sys.stdout,
+            LONGEST_LINE,
+            LINES_AT_ONCE,
+            lambda lines: answer(model, lines),
+        )
         return 0 if all_good else 1
     if args.values:
         (model,) = models.values()

@@ -1,230 +1,345 @@
-"""Train the sorting classifier; the best validation epoch of each variant is kept.
+"""Train the sorting classifier with each of the three encodings, and test each.
 
-Without --encoding and --variant the three required encodings, the recommended variant and the one without a window are
-trained, one after the other.
+The weights of the best validation epoch are left in results/sinusoidal/, results/learned/ and
+results/none/.
 """
 
-import support.interrupt  # first: Ctrl-C while torch loads
-
-import argparse
-import contextlib
-import platform
+import copy
+import math
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import matplotlib
-import numpy
 import torch
+from torch import nn
+from torch.nn import functional as F
 
 from dataset import SPLITS, create_dataloaders
+from extrapolation.evaluation import evaluate
 from generate_data import ensure_data
-from learning.augmentation import AUGMENTATIONS
-from learning.checkpoint import load_model
-from learning.evaluation import evaluate
-from learning.figures import plot_training_curves
-from learning.loop import TrainingConfig, description, fit
-from learning.variants import BASELINE, RECOMMENDED, TRAINED_BY_DEFAULT, VARIANTS
-from model import POOLINGS, SortingClassifier
-from positional_encoding import ENCODINGS
-from support.cli import (DATA_DIR, RESULTS_DIR, Parser, UserError, choose_device, positive_number, run, share,
-                         whole_number)
-from support.digests import KEY, file_digest, records_of_other_weights, weights_digest
-from support.files import locked, read_json, replacing, save_figure, write_json
-from support.runs import difference
+from model import ModelConfig, SortingClassifier
+from positional_encoding import REQUIRED
+from support import cli, files, plots
 
-MOST_PARAMETERS = 10 ** 9
+MOST_PARAMETERS = 10**9
 MOST_POSITIONS = 100_000
-POSITIONS = 300  # that a model has room for, if the data have no longer sequence
-NOTES = {"none": "at chance by construction: without positions and with mean pooling the logits are the same for every "
-                 "order of the values, so a sequence and its sorted copy cannot be told apart; what training accuracy "
-                 "rises above 50% is memory of which values came together"}
+NOTES = {
+    "none": "at chance by construction: without positions and with mean pooling the logits are the "
+    "same for every order of the values, so a sequence and its sorted copy cannot be told apart; "
+    "what training accuracy rises above 50% is memory of which values came together"
+}
 
 
-def environment(device):
-    """What the figures of a run may depend on beside its arguments."""
-    return {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": numpy.__version__,
-            "matplotlib": matplotlib.__version__, "device": str(device), "threads": torch.get_num_threads()}
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How a model is trained. Every training log holds it.
 
-
-def make_parser():
-    parser = Parser(description=__doc__)
-    parser.add_argument("--encoding", choices=ENCODINGS, default=None,
-                        help="train this one alone, in all else as the required ones are")
-    parser.add_argument("--variant", choices=VARIANTS, default=None, metavar="NAME",
-                        help="train this variant of learning/variants.py alone (study.py --list names them)")
-    parser.add_argument("--data-dir", type=Path, default=DATA_DIR,
-                        help="folder of train.json, val.json, test.json; made if empty")
-    parser.add_argument("--output-dir", type=Path, default=RESULTS_DIR, help="folder for weights, logs and curves")
-    parser.add_argument("--seed", type=whole_number(0), default=TrainingConfig.seed,
-                        help="seed of initialisation, order and dropout")
-    parser.add_argument("--device", default=None, help="cpu, cuda or mps; by default the best one present")
-    parser.add_argument("--resume", action="store_true", help="go on with an interrupted command (same options)")
-    settings = parser.add_argument_group(
-        "settings", "each by default the variant's own; those of the required ones are shown")
-
-    def setting(option, what, **kind):
-        default = getattr(VARIANTS[BASELINE], option.strip("-").replace("-", "_"))
-        settings.add_argument(option, default=argparse.SUPPRESS, help=f"{what} (default: {default})", **kind)
-    setting("--epochs", "passes over the training sequences", type=whole_number(1))
-    setting("--batch-size", "sequences a step", type=whole_number(1))
-    setting("--lr", "highest learning rate, after warm-up", type=positive_number)
-    setting("--d-model", "width of the model", type=whole_number(1, 100_000))
-    setting("--num-heads", "attention heads a layer", type=whole_number(1))
-    setting("--num-layers", "encoder layers", type=whole_number(1, 1_000))
-    setting("--d-ff", "inner width of the feed-forward layers", type=whole_number(1, 100_000))
-    setting("--dropout", "dropout probability", type=share)
-    setting("--pooling", "how the positions become one vector", choices=POOLINGS)
-    setting("--augmentation", "what makes new training sequences of the training sequences", choices=AUGMENTATIONS)
-    return parser
-
-
-def initial_model(seed, device="cpu", **arguments):
-    """The model that training with this seed starts from, on the device.
-
-    Raises:
-        UserError: if its sizes do not go together, or come to more than `MOST_PARAMETERS` or than memory holds.
+    `warmup` is the share of all steps in which the learning rate rises from 0 to `lr`; it then
+    falls to 0 along half a cosine. `weight_decay` is for matrices alone: not for biases and norms,
+    nor for the positional encoding, whose parameters learn at `lr` times its `lr_scale`.
+    `clip_norm` bounds the gradient. `augmentation` and `focus` are for the models of `beyond`: what
+    makes new training sequences, and the exponent of the focal loss.
     """
-    try:
-        parameters = 0
-        # Takes no memory; an encoding that reads a tensor's values cannot be made so, and is not counted.
-        with contextlib.suppress(RuntimeError), torch.device("meta"):
-            parameters = sum(parameter.numel() for parameter in SortingClassifier(**arguments).parameters())
-        if parameters > MOST_PARAMETERS:
-            raise ValueError(f"it would have {parameters:.1e} parameters, and {MOST_PARAMETERS:.0e} are the most")
-        torch.manual_seed(seed * 1_000_000)
-        return SortingClassifier(**arguments).to(device)
-    except (ValueError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "memory" not in str(error):
-            raise
-        raise UserError(f"a model of this size cannot be made: {str(error).splitlines()[0]}") from None
+
+    epochs: int = 10
+    batch_size: int = 64
+    lr: float = 1e-3
+    seed: int = 0
+    warmup: float = 0.05
+    weight_decay: float = 0.3
+    beta1: float = 0.9
+    beta2: float = 0.999
+    clip_norm: float = 1.0
+    augmentation: str = "none"
+    focus: float = 0.0
 
 
-def model_arguments(variant, loaders):
-    """The arguments of a variant's `SortingClassifier`; its `max_len` follows the longest sequence of the data.
-
-    Raises:
-        UserError: if that has more than `MOST_POSITIONS` values.
-    """
-    longest = max(int(loader.dataset.lengths.max()) for loader in loaders)
-    if longest > MOST_POSITIONS:
-        raise UserError(f"the data hold a sequence of {longest:,} values, and {MOST_POSITIONS:,} are the most")
-    return variant.model_arguments() | {"max_len": max(POSITIONS, longest)}
+def keep(sequences, labels):
+    """The augmentation of the required models: the training sequences as they are."""
+    return sequences, labels
 
 
-def chosen_variants(args):
-    """The variants that the command line asks for, with the settings it gives."""
-    if args.encoding and args.variant:
-        raise UserError("give --encoding or --variant, not both")
-    if args.encoding and args.encoding not in VARIANTS:
-        variants = [replace(VARIANTS[BASELINE], name=args.encoding, encoding_type=args.encoding)]
-    else:
-        name = args.encoding or args.variant
-        variants = [VARIANTS[name] for name in ([name] if name else TRAINED_BY_DEFAULT)]
-    given = {key: value for key, value in vars(args).items() if key in variants[0].settings()}
-    return [replace(variant, **given) for variant in variants]
+# A function of a batch of one length, `sequences [B, L]` and `labels [B]`. `beyond` adds its own.
+AUGMENTATIONS = {"none": keep}
 
 
-def train(variant, args, device, loaders):
-    """Train one variant into `output_dir/its name`, and copy its results to where the handout's tree has them.
+def learning_rate(step, total_steps, config):
+    """Learning rate of step 0, 1, ..., total_steps - 1: linear warm-up, then cosine decay."""
+    warmup_steps = config.warmup * total_steps
+    if step < warmup_steps:
+        return config.lr * (step + 1) / (warmup_steps + 1)
+    angle = math.pi * (step - warmup_steps) / (total_steps - warmup_steps)
+    return config.lr * 0.5 * (1 + math.cos(angle))
+
+
+def make_optimizer(model, config):
+    """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101), weight decay as in `TrainingConfig`."""
+    positions = list(model.pos_encoding.parameters())
+    others = [parameter for parameter in model.parameters() if parameter not in set(positions)]
+    matrices = [parameter for parameter in others if parameter.dim() > 1]
+    vectors = [parameter for parameter in others if parameter.dim() < 2]
+    lr_scale = model.pos_encoding.lr_scale
+    groups = [
+        {"params": matrices, "weight_decay": config.weight_decay, "lr_scale": 1.0},
+        {"params": vectors, "weight_decay": 0.0, "lr_scale": 1.0},
+        {"params": positions, "weight_decay": 0.0, "lr_scale": lr_scale},
+    ]
+    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=True)
+
+
+def focal_loss(logits, labels, focus):
+    """Mean of (1 - p)^focus times the cross-entropy, p being the right class's probability.
+
+    Lin et al. 2017 (arXiv:1708.02002): the many easy sequences do not drown the few hard ones.
+
+    Args:
+        logits: `[B, 2]`.
+        labels: `[B]`.
+        focus: 0 gives the plain cross-entropy.
 
     Returns:
-        The digest of the weights; None if that run has finished already and is to be resumed.
+        `(loss, plain)`: the loss, and the plain cross-entropy.
+    """
+    losses = F.cross_entropy(logits, labels, reduction="none")
+    plain = F.cross_entropy(logits, labels)
+    return (((1 - torch.exp(-losses)) ** focus * losses).mean() if focus else plain), plain
+
+
+def train_epoch(model, loader, optimizer, config, epoch):
+    """One pass over the training sequences.
+
+    Returns:
+        A dict of `loss` (plain cross-entropy) and `accuracy`, averaged over the pass while the
+        weights move, and the last `learning_rate`.
+
+    Raises:
+        UserError: if the loss is not finite.
+    """
+    model.train()
+    device = next(model.parameters()).device
+    progress = cli.Progress(f"epoch {epoch}, steps", len(loader), seconds=math.inf)
+    loss_sum = right = n = 0
+    for index, batch in enumerate(loader):
+        # The learning rate follows the number of steps taken since the start of training.
+        step = (epoch - 1) * len(loader) + index
+        lr = learning_rate(step, config.epochs * len(loader), config)
+        for group in optimizer.param_groups:
+            group["lr"] = lr * group["lr_scale"]
+
+        # All sequences of a batch have one length, so that nothing is padded.
+        augment = AUGMENTATIONS[config.augmentation]
+        sequences, labels = augment(batch["sequence"], batch["label"])
+        labels = labels.to(device)
+        logits = model(sequences.to(device))
+        loss, plain = focal_loss(logits, labels, config.focus)
+        if not torch.isfinite(loss):
+            raise cli.UserError(
+                f"the loss is {loss.item()} at step {step + 1}, learning rate {lr:.3g}: "
+                "train again with a lower --lr"
+            )
+
+        # One step of AdamW down the clipped gradient.
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+        optimizer.step()
+
+        # Sums for the log.
+        loss_sum += plain.item() * len(labels)
+        right += (logits.argmax(dim=1) == labels).sum().item()
+        n += len(labels)
+        progress.update(index + 1)
+    return {"loss": loss_sum / n, "accuracy": right / n, "learning_rate": lr}
+
+
+def fit(model, train_loader, val_loader, config):
+    """Train, and leave the model with the weights of its best epoch.
+
+    The best epoch has the highest accuracy on validation; of equals it is the latest. Every epoch
+    draws its random numbers from a seed of its own.
+
+    Returns:
+        A dict: `best_epoch`, and `epochs` with a record for each.
+    """
+    optimizer = make_optimizer(model, config)
+    epochs, best_epoch, best_accuracy, best_weights = [], None, -1, None
+    for epoch in range(1, config.epochs + 1):
+        torch.manual_seed(config.seed * 1_000_000 + epoch)
+        start = time.perf_counter()
+        train = train_epoch(model, train_loader, optimizer, config, epoch)
+        val = evaluate(model, val_loader)
+        if val["accuracy"] >= best_accuracy:
+            best_epoch, best_accuracy = epoch, val["accuracy"]
+            best_weights = copy.deepcopy(model.state_dict())
+        seconds = time.perf_counter() - start
+        epochs.append({"epoch": epoch, "train": train, "val": val, "seconds": seconds})
+        best = ", best so far" if best_epoch == epoch else ""
+        print(
+            f"epoch {epoch:3} of {config.epochs}: train loss {train['loss']:.4f}, "
+            f"val loss {val['loss']:.4f}, val accuracy {val['accuracy']:.2%}, "
+            f"{seconds:.1f} s{best}",
+            flush=True,
+        )
+    model.load_state_dict(best_weights)
+    return {"best_epoch": best_epoch, "epochs": epochs}
+
+
+def make_model(seed, device, kind=SortingClassifier, **arguments):
+    """The model of class `kind` that training with this seed starts from.
+
+    Raises:
+        UserError: if its sizes do not go together or are too large.
+    """
+    width, layers = arguments["d_model"], arguments["num_layers"]
+    parameters = layers * width * (4 * width + 2 * arguments["d_ff"])
+    if parameters > MOST_PARAMETERS:
+        raise cli.UserError(
+            f"the model would have about {parameters:.0e} parameters; the most is "
+            f"{MOST_PARAMETERS:.0e}"
+        )
+    torch.manual_seed(seed * 1_000_000)
+    try:
+        return kind(**arguments).to(device)
+    except ValueError as error:
+        raise cli.UserError(f"a model of this size cannot be made: {error}") from None
+
+
+def train(name, arguments, config, data_dir, output_dir, device, kind=SortingClassifier):
+    """Train and test one model, and replace its results in `output_dir / name` at the end.
+
+    Args:
+        name: what the model is called.
+        arguments: those of its class `kind`, as a dict.
+        config: its `TrainingConfig`.
+
+    Returns:
+        The training log.
     """
     start = time.perf_counter()
-    name, folder = variant.name, args.output_dir / variant.name
-    config = variant.training_config(args.seed)
-    model = initial_model(config.seed, device, **model_arguments(variant, loaders))
+    # Read the sequences; a model has at least as many positions as the longest of them.
+    loaders = create_dataloaders(data_dir, config.batch_size)
     lengths = loaders[0].dataset.lengths
-    log = {"model": asdict(model.config), "parameters": sum(parameter.numel() for parameter in model.parameters()),
-           "data_sha256": {split: file_digest(args.data_dir / f"{split}.json") for split in SPLITS},
-           "training_lengths": [int(lengths.min()), int(lengths.max())],
-           "environment": environment(device)}
+    longest = max(int(loader.dataset.lengths.max()) for loader in loaders)
+    if longest > MOST_POSITIONS:
+        raise cli.UserError(
+            f"the data hold a sequence of {longest:,} values; the most is {MOST_POSITIONS:,}"
+        )
+    arguments = {**arguments, "max_len": max(arguments["max_len"], longest)}
+
+    # Build the model with random weights; it notes what it is trained on.
+    model = make_model(config.seed, device, kind, **arguments)
+    digests = {split: files.file_digest(data_dir / f"{split}.json") for split in SPLITS}
+    model.training_info = {"train_sha256": digests["train"]}
+    log = {
+        "model": asdict(model.config),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "data_sha256": digests,
+        "training_lengths": [int(lengths.min()), int(lengths.max())],
+        "environment": cli.environment(device),
+    }
     if name in NOTES:
         log["note"] = NOTES[name]
         print(f"{name}: {NOTES[name]}", flush=True)
-    if args.resume and finished(folder, log | {"training": asdict(config)}):
-        print(f"{name}: finished already", flush=True)
-        return None
-    try:
-        log = fit(model, *loaders[:2], config, log, folder, args.resume and (folder / "resume.pth").exists())
-    except RuntimeError as error:
-        if "memory" not in str(error):
-            raise
-        raise UserError(f"{name}: no memory for a batch of {config.batch_size} sequences of up to {int(lengths.max())} "
-                        "values: train with a smaller --batch-size, a smaller model or shorter sequences") from None
+    log["training"] = asdict(config)
 
-    best_model, _ = load_model(folder / "best_model.pth", device)
-    log["test"] = evaluate(best_model, loaders[2])
-    log[KEY] = weights_digest(best_model.state_dict())
+    # Train; the model then has the weights of the epoch that was best on validation.
+    log |= fit(model, *loaders[:2], config)
+
+    # Test these weights, once.
+    log["test"] = evaluate(model, loaders[2])
+    log[files.WEIGHTS_DIGEST] = files.weights_digest(model)
     log["seconds"] = time.perf_counter() - start
-    write_json(folder / "training_log.json", log)
-    save_figure(folder / "training_curves.png", plot_training_curves(log))
-    for source, place in [("best_model.pth", "best_models"), ("training_log.json", "training_logs"),
-                          ("training_curves.png", "training_logs")]:
-        with replacing(args.output_dir / place / f"{name}_{source}") as file:
-            file.write((folder / source).read_bytes())
-    (folder / "resume.pth").unlink(missing_ok=True)
-    low, high = log["test"]["accuracy_interval"]
-    print(f"{name}: best epoch {log['best_epoch']}; test accuracy {log['test']['accuracy']:.2%} (95% interval "
-          f"{low:.2%} to {high:.2%}, n = {log['test']['n']:,}); {log['seconds']:.0f} s; weights in "
-          f"{folder / 'best_model.pth'}", flush=True)
-    return log[KEY]
+
+    # Replace the results of the run before, all together; the handout names two places for each.
+    results = {
+        "best_model.pth": files.checkpoint_bytes(model.state_dict()),
+        "training_log.json": files.json_bytes(log),
+        "training_curves.png": files.figure_bytes(plot_log(log)),
+    }
+    contents = {output_dir / name / file: content for file, content in results.items()}
+    if name in REQUIRED:
+        for file, content in results.items():
+            folder = "best_models" if file == "best_model.pth" else "training_logs"
+            contents[output_dir / folder / f"{name}_{file}"] = content
+    files.write_files(contents)
+    report(name, log, output_dir)
+    return log
 
 
-def finished(folder, log):
-    """Whether `folder` holds the finished run that `log` describes; one that can be resumed has not done all its
-    writing.
-
-    Raises:
-        UserError: if it holds a finished run that is another one.
-    """
-    path = folder / "training_log.json"
-    if (folder / "resume.pth").exists() or not path.exists() or not (folder / "best_model.pth").exists():
-        return False
-    saved = read_json(path, "train without --resume")
-    if not isinstance(saved, dict) or "test" not in saved:
-        return False
-    differing = difference(saved, description(log))
-    if differing:
-        raise UserError(f"{folder} holds a finished run that differs in {differing}: give the options it had, another "
-                        "--output-dir, or train without --resume to replace it")
-    return True
+def plot_log(log):
+    """The training curves."""
+    return plots.plot_training_curves(
+        log,
+        loss={"ylim": (0, None), "ylabel": "cross-entropy (nats)", "title": "Loss"},
+        measure={"ylim": (0.4, 1.02), "ylabel": "share right", "title": "Accuracy"},
+        curves=[
+            ("train", "accuracy", "-", "training (running mean)"),
+            ("val", "accuracy", "--", "validation"),
+        ],
+        chance=0.5,
+        title=f"encoding: {log['model']['encoding_type']}",
+    )
 
 
-def name_stale_records(output_dir, digests):
-    """Print a line that names the records of models which have other weights now, and the command that makes each
-    again.
+def report(name, log, output_dir):
+    """Print what came out, and name the records in the folder that are of other weights now."""
+    test, digest = log["test"], log[files.WEIGHTS_DIGEST]
+    low, high = test["accuracy_interval"]
+    print(
+        f"{name}: best epoch {log['best_epoch']}; test accuracy {test['accuracy']:.2%} (95% "
+        f"interval {low:.2%} to {high:.2%}, n = {test['n']:,}); {log['seconds']:.0f} s; weights in "
+        f"{output_dir / name / 'best_model.pth'}",
+        flush=True,
+    )
+    stale = files.stale_records(output_dir / "extrapolation", digest, name)
+    if stale:
+        print(
+            f"of other weights now: {', '.join(map(str, stale))}; make them again with "
+            f"python analyze.py --results-dir {output_dir}",
+            flush=True,
+        )
 
-    Args:
-        digests: `{name of the model: digest of its weights}`.
-    """
-    analysis = {path for name, digest in digests.items()
-                for path in records_of_other_weights(output_dir / "extrapolation", digest, name)}
-    study = records_of_other_weights(output_dir / "study", digests[RECOMMENDED]) if RECOMMENDED in digests else []
-    remedies = ({path: "python analyze.py" for path in sorted(analysis)}
-                | {path: "python study.py --figures" for path in study})
-    if remedies:
-        print("made from other weights than are there now: "
-              + ", ".join(f"{path} (again: {remedy})" for path, remedy in remedies.items()), flush=True)
+
+def add_arguments(parser):
+    """The options of training: folders, how to train, sizes of the model."""
+    default, model = TrainingConfig(), ModelConfig(dropout=0.0)
+    count, width = cli.whole_number(1), cli.whole_number(1, 100_000)
+    for option, kind, value, text in [
+        ("--data-dir", Path, cli.DATA_DIR, "folder of the sequences; made if empty"),
+        ("--output-dir", Path, cli.RESULTS_DIR, "folder for weights, logs and curves"),
+        ("--epochs", count, default.epochs, "passes over the training sequences"),
+        ("--batch-size", count, default.batch_size, "sequences a step"),
+        ("--lr", cli.positive_number, default.lr, "highest learning rate, after warm-up"),
+        ("--d-model", width, model.d_model, "width of the model"),
+        ("--num-heads", count, model.num_heads, "attention heads a layer"),
+        ("--num-layers", cli.whole_number(1, 1_000), model.num_layers, "encoder layers"),
+        ("--d-ff", width, model.d_ff, "inner width of the feed-forward layers"),
+        ("--dropout", cli.probability, model.dropout, "dropout probability"),
+        ("--seed", cli.whole_number(0), default.seed, "seed of initialisation, order and dropout"),
+        ("--device", str, None, "cpu, cuda or mps; by default the best one present"),
+    ]:
+        parser.add_argument(option, type=kind, default=value, help=text)
 
 
 def main(arguments=None):
-    args = make_parser().parse_args(arguments)
-    variants, device = chosen_variants(args), choose_device(args.device)
+    parser = cli.Parser(description=__doc__)
+    parser.add_argument(
+        "--encoding", choices=REQUIRED, default=None, help="train this one alone (default: all)"
+    )
+    add_arguments(parser)
+    args = parser.parse_args(arguments)
+    # Make the sequences if there are none yet.
+    device = cli.choose_device(args.device)
     ensure_data(args.data_dir)
-    digests = {}
-    with locked(args.output_dir):
-        try:
-            for variant in variants:
-                digests[variant.name] = train(variant, args, device,
-                                              create_dataloaders(args.data_dir, variant.batch_size))
-        except KeyboardInterrupt:
-            if any((args.output_dir / variant.name / "resume.pth").exists() for variant in variants):
-                raise UserError("interrupted; continue with the same options and --resume") from None
-            raise
-    name_stale_records(args.output_dir, {name: digest for name, digest in digests.items() if digest})
+    # Train one model for each encoding; they differ in nothing else.
+    config = TrainingConfig(args.epochs, args.batch_size, args.lr, args.seed)
+    names = ("d_model", "num_heads", "num_layers", "d_ff", "dropout")
+    sizes = {name: getattr(args, name) for name in names}
+    with files.locked(args.output_dir):
+        for encoding in [args.encoding] if args.encoding else REQUIRED:
+            model = asdict(ModelConfig(**sizes, encoding_type=encoding))
+            train(encoding, model, config, args.data_dir, args.output_dir, device)
 
 
 if __name__ == "__main__":
-    run(main)
+    cli.run(main)

@@ -1,15 +1,14 @@
-"""What every command shares: errors in one line, argument types, the choice of device, progress."""
+"""Command lines: options, errors in one line, the choice of device, progress."""
 
 import argparse
 import os
-import signal
+import platform
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
-
-from support import interrupt
 
 HERE = Path(__file__).resolve().parent.parent
 DATA_DIR = HERE / "data"
@@ -17,16 +16,15 @@ RESULTS_DIR = HERE / "results"
 
 
 class UserError(Exception):
-    """Something the user can put right: shown as one line, exit status 2."""
+    """Something that the user can put right: shown as one line, exit status 2."""
 
 
 def run(main):
-    """Run a command's `main()` and exit with its status; an error the user can mend is one line, not a traceback."""
-    if signal.getsignal(signal.SIGINT) is interrupt.end:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Run a command's `main()` and exit with its status; an error of the user is one line."""
     for name in ("stdin", "stdout", "stderr"):  # a stream that the caller closed is None
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))
+    sys.stdout.reconfigure(errors="backslashreplace")  # a path may not fit the output's encoding
     try:
         status = main()
         sys.stdout.flush()
@@ -35,32 +33,39 @@ def run(main):
     except BrokenPipeError:  # the reader of our output has gone, as in `... | head`
         status = 141
     except KeyboardInterrupt:
-        status = complain("interrupted", 130)
+        status = complain("interrupted; what was there before is unchanged", 130)
     except OSError as error:
         status = complain(f"{error.filename or 'output'}: {error.strerror or error}")
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "memory" not in str(error):
+            raise
+        status = complain("not enough memory: use a smaller --batch-size, a smaller model or less")
     try:
         sys.stdout.flush()
-    except OSError:  # what is left of the output has nowhere to go, and Python would say so once more at its end
+    except OSError:  # nobody reads the rest; without this Python would complain once more
         sys.stdout = open(os.devnull, "w")
     sys.exit(status)
 
 
 def complain(error, status=2):
-    """Print one line to standard error, without control characters and not too long; returns the exit status."""
-    line = "".join(character if character.isprintable() else "?" for character in " ".join(str(error).split()))
-    print("error:", line if len(line) <= 800 else f"{line[:400]} ... {line[-400:]}", file=sys.stderr)
+    """Print one short line without control characters to standard error; return the status."""
+    line = " ".join(str(error).split())
+    line = "".join(character if character.isprintable() else "?" for character in line)
+    print(
+        "error:", line if len(line) <= 800 else f"{line[:400]} ... {line[-400:]}", file=sys.stderr
+    )
     return status
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows defaults, but for those that say nothing: None, which a help text explains, and switches that are off."""
+    """Shows each default, except None (the help text explains it) and False (a switch)."""
 
     def _get_help_string(self, action):
         return action.help if action.default in (None, False) else super()._get_help_string(action)
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that shows defaults, and reports a mistake in one line."""
+    """An argument parser that shows defaults and reports a mistake in one line."""
 
     def __init__(self, **options):
         super().__init__(formatter_class=HelpFormatter, **options)
@@ -69,59 +74,69 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message} (--help lists the options)")
 
 
-def whole_number(minimum, maximum=10 ** 9):
+def whole_number(minimum, maximum=10**9):
     """An argparse type: an integer from `minimum` to `maximum`."""
+
     def parse(text):
         value = int(text)
         if not minimum <= value <= maximum:
             raise argparse.ArgumentTypeError(f"{value} is not from {minimum:,} to {maximum:,}")
         return value
+
     parse.__name__ = "whole number"
     return parse
 
 
-def positive_number(text):
-    """An argparse type: a finite number above zero."""
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not above zero")
-    return value
+def number(is_valid, description):
+    """An argparse type: a float for which `is_valid` holds; `description` says which these are."""
+
+    def parse(text):
+        value = float(text)
+        if not is_valid(value):
+            raise argparse.ArgumentTypeError(f"{text} is not {description}")
+        return value
+
+    parse.__name__ = "number"
+    return parse
 
 
-def number_from_zero(text):
-    """An argparse type: a finite number, zero or more."""
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not zero or more")
-    return value
-
-
-def share(text):
-    """An argparse type: a number from 0 up to, not including, 1."""
-    value = float(text)
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not from 0 up to 1")
-    return value
+positive_number = number(lambda value: 0 < value < float("inf"), "above zero")
+number_from_zero = number(lambda value: 0 <= value < float("inf"), "zero or more")
+probability = number(lambda value: 0 <= value < 1, "from 0 up to 1")
 
 
 def choose_device(name=None):
     """The named device, or the best one present: cuda, then mps, then cpu.
 
     Raises:
-        UserError: if it is none of these, or torch cannot use it here.
+        UserError: if the name is none of these, or torch cannot use the device here.
     """
     if name is None:
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        has_mps = torch.backends.mps.is_available()
+        name = "cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu"
     if name.split(":")[0] not in ("cpu", "cuda", "mps"):
         raise UserError(f"--device {name} is none of cpu, cuda, mps")
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UserError(f"--device {name} cannot be used here: {str(error).splitlines()[0]}") from None
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--device {name} cannot be used here: {reason}") from None
+
+
+def environment(device):
+    """What the numbers of a run may depend on beside its arguments."""
+    return {
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "numpy": version("numpy"),
+        "matplotlib": version("matplotlib"),
+        "device": str(device),
+        "threads": torch.get_num_threads(),
+    }
 
 
 class Progress:
-    """Progress on standard error: one updating line on a terminal, cleared at the end; else a line each `seconds`."""
+    """Progress on standard error: one updating line on a terminal, else a line each `seconds`."""
 
     def __init__(self, what, total, seconds=10):
         self.what, self.total, self.seconds = what, total, seconds
@@ -137,5 +152,5 @@ class Progress:
             self.shown = now
             left = (now - self.start) * (self.total - done) / done
             line = f"{self.what}: {done:,} of {self.total:,}, {left:.0f} s left"
-            print(f"\r\033[K{line}" if self.terminal else line, end="" if self.terminal else "\n", file=sys.stderr,
-                  flush=True)
+            start, end = ("\r\033[K", "") if self.terminal else ("", "\n")
+            print(f"{start}{line}", end=end, file=sys.stderr, flush=True)

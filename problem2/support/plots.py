@@ -1,58 +1,75 @@
-"""Colours, and the figure of benchmark.json; nothing here runs a model or touches the disk."""
+"""Intervals, colours, and the figures that both problems draw; nothing here runs a model.
 
-from matplotlib.figure import Figure
+Matplotlib is loaded when the first figure is made, with its own defaults whatever a notebook or
+a matplotlibrc says: a command must not fail over its pictures.
+"""
+
+import math
+import os
+import sys
+from pathlib import Path
 
 # Okabe & Ito's palette, which colour-blind readers can tell apart.
-BLUE, ORANGE, GREEN, RED, SKY, PINK = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7"
-GREY = "#666666"
+BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
+SKY, PINK, GREY = "#56B4E9", "#CC79A7", "#666666"
 
 
-def plot_benchmark(record):
-    """Ratios with their targets, attention against length, and how the cost of a training step grows, from
-    benchmark.json."""
-    figure = Figure(figsize=(16, 4.8), layout="constrained")
-    bars, attention, growth = figure.subplots(1, 3)
-    entries = [entry for entry in record["records"] if "ratio" in entry and entry["section"] != "attention"]
-    names = [f"{entry['section']}\nagainst {entry['against']}" for entry in entries]
-    ratios = [entry["ratio"] for entry in entries]
-    errors = [[entry["ratio"] - entry["ratio_quartiles"][0] for entry in entries],
-              [entry["ratio_quartiles"][1] - entry["ratio"] for entry in entries]]
-    bars.barh(names, ratios, xerr=errors, color=BLUE, capsize=3)
-    targets = [(row, entry["target"]) for row, entry in enumerate(entries) if "target" in entry]
-    bars.vlines([target for _, target in targets], [row - 0.4 for row, _ in targets], [row + 0.4 for row, _ in targets],
-                color=ORANGE, linewidth=3,
-                label="target: at most")
-    bars.invert_yaxis()
-    bars.set(xlabel="ours / theirs (time; bar: median, line: quartiles)", title="Ratios")
-    bars.legend(fontsize=8)
-    measured = [entry for entry in record["records"] if entry["section"] == "attention"]
-    kinds = dict.fromkeys((entry["against"], entry["mask"], entry["passes"]) for entry in measured)
-    for number, kind in enumerate(kinds):
-        chosen = [entry for entry in measured if (entry["against"], entry["mask"], entry["passes"]) == kind]
-        attention.plot([entry["length"] for entry in chosen], [entry["ratio"] for entry in chosen],
-                       color=(BLUE, ORANGE, GREEN)[number // 2 % 3],
-                       linestyle="--" if number % 2 else "-", marker="os^"[number // 2 % 3], markersize=4,
-                       label=f"{kind[0]}, mask {kind[1]}, {kind[2]}")
-    attention.axhline(1, color=GREY, linewidth=0.8, linestyle=":")
-    attention.set(xscale="log", yscale="log", xlabel="length (tokens)", ylabel="ours / theirs (time)",
-                  title="Attention alone")
-    lengths = sorted({entry["length"] for entry in measured})
-    attention.set_xticks(lengths, labels=map(str, lengths))
-    attention.minorticks_off()
-    attention.set_ylim(0.5, 100)
-    attention.legend(fontsize=7, loc="upper left")
-    for number, entry in enumerate(entry for entry in record["records"] if entry["section"] == "growth"):
-        base = entry["sizes"][0], entry["seconds"][0]
-        growth.plot([size / base[0] for size in entry["sizes"]], [seconds / base[1] for seconds in entry["seconds"]],
-                    color=(BLUE, ORANGE, GREEN, GREY)[number % 4], marker="os^D"[number % 4], markersize=4,
-                    label=f"{entry['what']}, from {base[0]}: exponent {entry['exponent_of_seconds']:.2f}")
-    powers = [2 ** k for k in range(7)]
-    growth.set(xscale="log", yscale="log", xlabel="size / smallest",
-               ylabel="seconds a training step / those of the smallest", title="Growth")
-    for set_ticks in (growth.set_xticks, growth.set_yticks):
-        set_ticks(powers, labels=map(str, powers))
-    growth.minorticks_off()
-    growth.legend(fontsize=8)
-    for axes in (bars, attention, growth):
+def wilson_interval(successes, trials):
+    """Wilson's 95% interval `[low, high]` for a proportion (Wilson 1927).
+
+    Unlike the normal interval it is sound near 0 and 1. It always holds successes / trials.
+    """
+    z = 1.959964
+    share, spread = successes / trials, z * z / trials
+    middle = (share + spread / 2) / (1 + spread)
+    half = z * math.sqrt(share * (1 - share) / trials + spread / (4 * trials)) / (1 + spread)
+    return [max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half))]
+
+
+def new_figure(width, height, layout="constrained"):
+    """An empty matplotlib figure of `width` x `height` inches."""
+    if "matplotlib" not in sys.modules:
+        os.environ["MPLBACKEND"] = "agg"
+        os.environ["MATPLOTLIBRC"] = str(Path(__file__).with_name("matplotlibrc"))
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout=layout)
+
+
+def plot_training_curves(log, loss, measure, curves, chance=None, title=None, legend="best"):
+    """Loss, a measure of accuracy and the learning rate against the epoch.
+
+    Args:
+        log: a training log with a record for each of its `epochs`.
+        loss, measure: what to set on the axes of these two panels, such as `{"ylabel": ...}`.
+        curves: of the measure, `[(split, key, line style, label)]`.
+        chance: the measure of guessing, drawn as a line.
+        legend: where the legend of the measure stands.
+    """
+    epochs = [record["epoch"] for record in log["epochs"]]
+
+    def values(split, key):
+        return [record[split][key] for record in log["epochs"]]
+
+    figure = new_figure(12, 3.6)
+    figure.suptitle(title or "")
+    losses, measures, rates = figure.subplots(1, 3)
+    losses.plot(epochs, values("train", "loss"), color=BLUE, label="training (running mean)")
+    losses.plot(epochs, values("val", "loss"), color=ORANGE, linestyle="--", label="validation")
+    losses.set(**loss)
+    for (split, key, style, label), colour in zip(curves, (BLUE, ORANGE, GREEN)):
+        measures.plot(epochs, values(split, key), color=colour, linestyle=style, label=label)
+    if chance is not None:
+        measures.axhline(chance, color=GREY, linewidth=0.8, linestyle=":", label="chance")
+    measures.set(**measure)
+    rates.plot(epochs, values("train", "learning_rate"), color=GREY)
+    rates.set(ylim=(0, None), ylabel="learning rate at the epoch's end", title="Learning rate")
+    for axes in (losses, measures, rates):
+        label = f"best epoch ({log['best_epoch']})" if axes is losses else None
+        axes.axvline(log["best_epoch"], color=GREY, linewidth=0.8, linestyle="-.", label=label)
+        axes.set_xlabel("epoch")
         axes.grid(alpha=0.3)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    losses.legend(fontsize=8)
+    measures.legend(fontsize=8, loc=legend)
     return figure

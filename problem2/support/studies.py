@@ -1,80 +1,113 @@
-"""Many training runs: each on one core, several at a time, a line of a file for each that has ended."""
+"""Studies: many runs, each on one core, several at a time, a line of a file for each that ended.
+
+A study that is stopped and started again goes on where it was: a run that has its line in the file
+is not done again.
+"""
 
 import contextlib
 import json
-import math
 import multiprocessing
+import shutil
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 
 import torch
 
-from support.cli import UserError
-from support.files import replacing, rounded
+from support.cli import HERE, UserError, whole_number
+from support.files import json_bytes, locked, write_files
 
 
-def read_runs(path, keys):
-    """The records in the file, `{their values of keys: record}`; none if there is no file.
+def add_arguments(parser, seeds=(0, 1, 2, 3, 4)):
+    """Give a study's parser its options: which seeds, how many runs at a time, and how long."""
+    parser.add_argument(
+        "--seeds", type=whole_number(0), nargs="+", default=list(seeds), help="training seeds"
+    )
+    parser.add_argument(
+        "--workers", type=whole_number(1, 256), default=2, help="runs at a time, each on one core"
+    )
+    parser.add_argument(
+        "--minutes", type=whole_number(1), default=None, help="start no run after so many minutes"
+    )
+
+
+def read_records(path, keys=()):
+    """The records in a file of JSON lines, sorted by their values of `keys`; [] without a file.
 
     Raises:
-        UserError: if a line is no record.
+        UserError: if a line is no record with these keys.
     """
-    records = {}
-    for number, line in enumerate(path.read_text().splitlines() if path.exists() else (), 1):
+    records = []
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    for number, line in enumerate(text.splitlines(), 1):
         try:
             record = json.loads(line)
-            records[tuple(record[key] for key in keys)] = record
+            [record[key] for key in keys]
+            records.append(record)
         except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path}, line {number}, is no record of a run ({error}): move the file away") from None
-    return dict(sorted(records.items()))
+            raise UserError(
+                f"{path}, line {number}, is no record of a run ({error}): move the file away"
+            ) from None
+    return sorted(records, key=lambda record: [record[key] for key in keys])
 
 
-def add_run(path, record, keys):
-    """Write the file anew with one more line."""
-    lines = [json.dumps(each) for each in (*read_runs(path, keys).values(), rounded(record))]
-    with replacing(path) as file:
-        file.write(("\n".join(lines) + "\n").encode())
+def write_records(path, records):
+    """Replace a file of JSON lines."""
+    write_files({path: b"".join(json_bytes(record, indent=None) for record in records)})
 
 
-def do_runs(function, todo, folder, path, keys, workers, minutes=None):
-    """Do the runs that have no line in the file yet.
+def do_runs(function, todo, path, keys, args):
+    """Do the runs that have no line in the file `path` yet.
 
     Args:
-        function: called with the values of a run and a folder of its own; returns its record. What it prints goes into
-            the folder. It must be one that another process can import.
-        todo: the values of `keys` of each run, in the order in which to do them.
-        folder: where the folders of the runs are.
-        path: the file of records.
-        workers: runs at a time.
-        minutes: start no run after so many.
+        function: called as `function(*values, folder)` in a process of its own; returns the run's
+            record, a dict that holds `seconds`. What it prints goes to a file in `folder`.
+        todo: for each run its values of `keys`, in the order in which to do them.
+        path: the file of JSON lines.
+        keys: the entries that identify a run.
+        args: what `add_arguments` added.
 
     Returns:
-        All records in the file.
+        All records in the file, sorted by `keys`.
     """
-    waiting = [values for values in dict.fromkeys(todo) if values not in read_runs(path, keys)]
-    total, running = len(waiting), {}
-    print(f"{total} runs to do, {workers} at a time", flush=True)
-    start, limit = time.monotonic(), math.inf if minutes is None else 60 * minutes
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        while running or (waiting and time.monotonic() - start < limit):
-            while waiting and len(running) < workers and time.monotonic() - start < limit:
-                values = waiting.pop(0)
-                running[pool.submit(_do_run, function, values,
-                                    folder / "_".join(f"{key}_{value}" for key, value in zip(keys, values)))] = values
-            finished = next(as_completed(running))
-            name = ", ".join(f"{key} {value}" for key, value in zip(keys, running.pop(finished)))
-            record = finished.result()
-            add_run(path, record, keys)
-            print(f"{name}: {record['seconds']:.0f} s; {total - len(waiting) - len(running)} of {total} done",
-                  flush=True)
+
+    def values_of(record):
+        return tuple(record[key] for key in keys)
+
+    scratch = HERE / "runs" / path.stem if path.stem != "runs" else HERE / "runs" / path.parent.name
+    start = time.monotonic()
+    with locked(scratch):
+        done = {values_of(record) for record in read_records(path, keys)}
+        waiting = [values for values in dict.fromkeys(todo) if values not in done]
+        total, running = len(waiting), {}
+        print(f"{total} runs to do, {args.workers} at a time", flush=True)
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(args.workers, mp_context=context) as pool:
+            while waiting or running:
+                late = args.minutes and time.monotonic() - start >= 60 * args.minutes
+                if late and not running:
+                    break
+                while waiting and not late and len(running) < args.workers:
+                    values = waiting.pop(0)
+                    folder = scratch / "_".join(map(str, values))
+                    running[pool.submit(_run, function, values, folder)] = values, folder
+                finished = wait(running, return_when=FIRST_COMPLETED).done.pop()
+                values, folder = running.pop(finished)
+                record = finished.result()
+                records = [*read_records(path, keys), record]
+                write_records(path, sorted(records, key=values_of))
+                shutil.rmtree(folder, ignore_errors=True)
+                count = total - len(waiting) - len(running)
+                name = ", ".join(f"{key} {value}" for key, value in zip(keys, values))
+                print(f"{name}: {record['seconds']:.0f} s; {count} of {total} done", flush=True)
     if waiting:
-        print(f"{len(waiting)} runs were not started in {minutes} minutes: run the same command again for them")
-    return list(read_runs(path, keys).values())
+        print(f"{len(waiting)} runs were not started: run the same command again for them")
+    return read_records(path, keys)
 
 
-def _do_run(function, values, folder):
+def _run(function, values, folder):
+    """One run in its own process, on one core, with its output in a file."""
     torch.set_num_threads(1)
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "output.txt", "a") as output, contextlib.redirect_stdout(output), \
-            contextlib.redirect_stderr(output):
-        return function(*values, folder)
+    with open(folder / "output.txt", "a") as output:
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+            return function(*values, folder)

@@ -56,9 +56,12 @@ def compare(times, name, base):
     """
     ratios = [ours / theirs for ours, theirs in zip(times[name], times[base])]
     low, _, high = quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
-    return {"seconds": {key: median(times[key]) for key in (name, base)}, "ratio": median(ratios),
-            "ratio_quartiles": [low, high],
-            "rounds": len(ratios)}
+    return {
+        "seconds": {key: median(times[key]) for key in (name, base)},
+        "ratio": median(ratios),
+        "ratio_quartiles": [low, high],
+        "rounds": len(ratios),
+    }
 
 
 def peak_memory(function):
@@ -74,8 +77,10 @@ def peak_memory(function):
         path = Path(folder) / "trace.json"
         record.export_chrome_trace(str(path))
         events = json.loads(path.read_bytes())["traceEvents"]
-    changes = sorted(((event["ts"], event["args"]["Bytes"]) for event in events if event["name"] == "[memory]"),
-                     key=lambda change: change[0])
+    changes = sorted(
+        ((event["ts"], event["args"]["Bytes"]) for event in events if event["name"] == "[memory]"),
+        key=lambda change: change[0],
+    )
     return max(accumulate(size for _, size in changes), default=0)
 
 
@@ -93,7 +98,7 @@ class MatrixProducts(TorchDispatchMode):
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         first = FIRST_FACTOR.get(str(function))
         if first is not None:
-            a, b = args[first:first + 2]
+            a, b = args[first : first + 2]
             self.factors.append([(tuple(x.shape), x.stride()) for x in (a, b)])
             self.multiplications += a.numel() * b.size(-1)
         return function(*args, **(kwargs or {}))
@@ -112,14 +117,19 @@ def products_alone(function):
         function()
     prepared = []
     for factors in record.factors:
-        a, b = (torch.randn(1 + sum((n - 1) * step for n, step in zip(shape, strides))).as_strided(shape, strides)
-                for shape, strides in factors)
+        a, b = (
+            torch.randn(1 + sum((n - 1) * step for n, step in zip(shape, strides))).as_strided(
+                shape, strides
+            )
+            for shape, strides in factors
+        )
         product = torch.mm if a.dim() == 2 else torch.bmm
         prepared.append((product, a, b, product(a, b)))
 
     def floor():
         for product, a, b, out in prepared:
             product(a, b, out=out)
+
     return floor, record.multiplications
 
 
@@ -127,7 +137,9 @@ def fitted_exponent(sizes, costs):
     """k of cost = c size^k, by least squares in the logarithms."""
     x, y = ([math.log(value) for value in values] for values in (sizes, costs))
     mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
-    return sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y)) / sum((a - mean_x) ** 2 for a in x)
+    return sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y)) / sum(
+        (a - mean_x) ** 2 for a in x
+    )
 
 
 def time_to_quality(curves, thresholds):
@@ -143,10 +155,19 @@ def time_to_quality(curves, thresholds):
     """
     records = []
     for threshold in thresholds:
-        first = [next((point for point in curve if point[2] >= threshold), None) for curve in curves]
+        first = [
+            next((point for point in curve if point[2] >= threshold), None) for curve in curves
+        ]
         reached = [point for point in first if point is not None]
-        records.append({"threshold": threshold, "runs": len(curves), "reached": len(reached)} | {
-            name: [min(values), median(values), max(values)]
-            for name, values in (("seconds", [point[0] for point in reached]),
-                                 ("samples", [point[1] for point in reached])) if values})
+        records.append(
+            {"threshold": threshold, "runs": len(curves), "reached": len(reached)}
+            | {
+                name: [min(values), median(values), max(values)]
+                for name, values in (
+                    ("seconds", [point[0] for point in reached]),
+                    ("samples", [point[1] for point in reached]),
+                )
+                if values
+            }
+        )
     return records
