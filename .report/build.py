@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Build report.pdf and the tables of README.md from the records in results/. Needs one package: `pip install typst==0.15.2`.
+"""Build report.pdf and the tables of README.md from the records in results/.
 
-`python .report/build.py` writes both, or stops at the first sentence that the records do not bear out. With `--check` it writes nothing and exits
-with 1 if one of them is not what the records give. With `--draft`, for records of a training of your own, it marks such sentences in the margin of
-report.pdf and lists them.
+It needs one package: `pip install typst==0.15.2`. `python .report/build.py` writes both, or stops
+at the first sentence that the records do not bear out. With `--check` it writes nothing, and exits
+with 1 if one of them is not what the records give. With `--draft`, for your own training's records,
+it marks such sentences in the margin of report.pdf and lists them.
 """
 
 import argparse
@@ -18,19 +19,30 @@ from tables import filled
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 TYPST = "0.15.2"
-# Records that the report does without while they are not there. Typst cannot ask whether a file exists.
-OPTIONAL = ("problem1/results/head_analysis/seeds.json", "problem1/results/benchmark.json", "problem2/results/benchmark.json",
-            "problem1/results/robustness.json", "problem2/results/robustness.json", "problem1/results/seeds_focus_0.jsonl",
-            "problem1/results/right_to_left/seeds_epochs_5.jsonl",
-            "problem1/results/right_to_left/seeds.jsonl", "problem1/results/right_to_left/head_analysis/seeds.json",
-            "problem1/results/sizes/runs.jsonl", "problem1/results/lengths/runs.jsonl",
-            "problem2/results/recommended/training_log.json", "problem2/results/study/recommended.json", "problem2/results/draws.jsonl",
-            "problem2/results/draws_intervals.json", "problem2/results/gaps.jsonl")
-RUNS = "problem2/results/study/runs.jsonl"
+# Records that may be missing. Typst cannot ask whether a file exists.
+OPTIONAL = (
+    "problem1/results/beyond/head_seeds.jsonl",
+    "problem1/results/beyond/benchmark.json",
+    "problem2/results/beyond/benchmark.json",
+    "problem1/results/beyond/robustness.json",
+    "problem2/results/beyond/robustness.json",
+    "problem1/results/beyond/seeds_focus_0.jsonl",
+    "problem1/results/beyond/right_to_left/seeds_epochs_5.jsonl",
+    "problem1/results/beyond/right_to_left/seeds.jsonl",
+    "problem1/results/beyond/right_to_left/head_seeds.jsonl",
+    "problem1/results/beyond/sizes/runs.jsonl",
+    "problem1/results/beyond/lengths/runs.jsonl",
+    "problem2/results/beyond/recommended/training_log.json",
+    "problem2/results/beyond/study/recommended.json",
+    "problem2/results/beyond/draws.jsonl",
+    "problem2/results/beyond/draws_intervals.json",
+    "problem2/results/beyond/gaps.jsonl",
+)
+RUNS = "problem2/results/beyond/study/runs.jsonl"
 
 
 def author():
-    """Full name and e-mail as README.md gives them, each with whether it is still to be filled in."""
+    """Full name and e-mail from README.md, each with whether it is still to be filled in."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     fields = {}
     for key, label in (("name", "Full name"), ("email", "USC email")):
@@ -42,35 +54,63 @@ def author():
 
 
 def build(draft=False):
-    """The report as PDF, and the claims in it that the records do not bear out: a function of the repository's files alone."""
+    """The report as PDF, and the claims in it that the records do not bear out."""
     try:
         version = importlib.metadata.version("typst")
     except importlib.metadata.PackageNotFoundError:
         sys.exit(f"the report is set with Typst: pip install typst=={TYPST}")
     if version != TYPST:
-        sys.exit(f"typst {version} is installed, and another version sets other bytes: pip install typst=={TYPST}")
+        sys.exit(
+            f"typst {version} sets other bytes than the pinned one: pip install typst=={TYPST}"
+        )
     import typst
-    inputs = {"author": author(), "present": [f"/{path}" for path in OPTIONAL if (ROOT / path).is_file()],
-              "runs": [f"/{RUNS}"] if (ROOT / RUNS).is_file() else [], "draft": draft}
-    source = {"input": str(HERE / "report.typ"), "root": str(ROOT), "ignore_system_fonts": True,
-              "sys_inputs": {key: json.dumps(value) for key, value in inputs.items()}}
+
+    inputs = {
+        "author": author(),
+        "present": [f"/{path}" for path in OPTIONAL if (ROOT / path).is_file()],
+        "runs": [f"/{RUNS}"] if (ROOT / RUNS).is_file() else [],
+        "draft": draft,
+    }
+    source = {
+        "input": str(HERE / "report.typ"),
+        "root": str(ROOT),
+        "ignore_system_fonts": True,
+        "sys_inputs": {key: json.dumps(value) for key, value in inputs.items()},
+    }
     try:
-        broken = json.loads(typst.query(selector="<broken>", field="value", **source)) if draft else []
+        broken = (
+            json.loads(typst.query(selector="<broken>", field="value", **source)) if draft else []
+        )
         return typst.compile(format="pdf", timestamp=0, **source), broken
     except (typst.TypstError, RuntimeError) as error:  # what compile and query raise
-        sys.exit(f"{error.message}\n{error.diagnostic}" if getattr(error, "diagnostic", None) else str(error))
+        sys.exit(
+            f"{error.message}\n{error.diagnostic}"
+            if getattr(error, "diagnostic", None)
+            else str(error)
+        )
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if README.md or report.pdf is not up to date")
-    parser.add_argument("--draft", action="store_true", help="build report.pdf although sentences do not fit the records: mark and list them")
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="write nothing; exit with 1 if README.md or report.pdf is not up to date",
+    )
+    parser.add_argument(
+        "--draft",
+        action="store_true",
+        help="build report.pdf although sentences do not fit the records: mark and list them",
+    )
     args = parser.parse_args()
     if args.check and args.draft:
         parser.error("give --check or --draft, not both")
     check = args.check
     report, broken = build(args.draft)
-    made = {"README.md": filled((ROOT / "README.md").read_text(encoding="utf-8")).encode(), "report.pdf": report}
+    made = {
+        "README.md": filled((ROOT / "README.md").read_text(encoding="utf-8")).encode(),
+        "report.pdf": report,
+    }
     for name, content in made.items():
         path = ROOT / name
         if not check:
@@ -79,7 +119,11 @@ def main():
             sys.exit(f"{name} is not what the records in results/ give: python .report/build.py")
         print(f"{name}: {len(content):,} bytes, {'up to date' if check else 'written'}")
     if broken:
-        print(f"The records do not bear out {len(broken)} sentences, marked in the margin:", *broken, sep="\n- ")
+        print(
+            f"The records do not bear out {len(broken)} sentences, marked in the margin:",
+            *broken,
+            sep="\n- ",
+        )
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ VOCAB_SIZE = 13
 MAX_DIGITS = 10
 SPLITS = ("train", "val", "test")
 ORDERS = ("left-to-right", "right-to-left")  # in which the digits of an answer are written
-REMEDY = "make the data again with python generate_data.py"
 
 
 def get_vocab_size(num_digits=3):
@@ -87,41 +86,33 @@ def read_problems(path):
         UserError: if the file is missing, damaged, or not a list of problems of one size; the
             message names the first problem that is wrong.
     """
-    problems = read_json(path, REMEDY)
-    if not isinstance(problems, list) or not problems:
-        raise UserError(f"{path} is not a list of problems: {REMEDY}")
-    width = None
-    for number, problem in enumerate(problems):
-        fault = find_fault(problem, width)
-        if fault:
-            raise UserError(f"{path}, problem {number}: {fault}; {REMEDY}")
-        width = len(problem["input"])
-    sources = torch.tensor([problem["input"] for problem in problems])
-    return sources, torch.tensor([problem["target"] for problem in problems])
-
-
-def find_fault(problem, width=None):
-    """What is wrong with an entry of a data file, or None; `width` is the length of its input."""
-    if not isinstance(problem, dict) or not {"input", "target"} <= problem.keys():
-        return 'needs the keys "input" and "target"'
-    source, target = problem["input"], problem["target"]
-    if not isinstance(source, list) or not isinstance(target, list):
-        return '"input" and "target" must be lists of tokens'
-    n = len(source) // 2
-    if len(source) != 2 * n + 1 or len(target) != n + 1 or not 1 <= n <= MAX_DIGITS:
-        return f"{len(source)} tokens in and {len(target)} out is no sum of two numbers"
-    if width not in (None, len(source)):
-        return f"{n}-digit numbers, but the problems before it have {width // 2} digits"
-    digits = [*source[:n], *source[n + 1 :], *target]
-    if not all(type(token) is int for token in [*digits, source[n]]):
-        return "tokens must be whole numbers"
-    if source[n] != PLUS_TOKEN or not all(0 <= digit <= 9 for digit in digits):
-        return f"tokens must be digits, with {PLUS_TOKEN} ('+') in the middle of the input"
-    a, b, total = (int("".join(map(str, d))) for d in (source[:n], source[n + 1 :], target))
-    low, high = number_range(n)
-    if not (low <= a <= high and low <= b <= high):
-        return f"{a} + {b}: numbers must be from {low} to {high}"
-    return None if a + b == total else f"{a} + {b} is not {total}"
+    remedy = f"make the data again with python generate_data.py --output-dir {path.parent}"
+    problems = read_json(path, remedy)
+    try:
+        source = torch.tensor([problem["input"] for problem in problems])
+        target = torch.tensor([problem["target"] for problem in problems])
+        n = source.size(1) // 2
+        whole = source.dtype == target.dtype == torch.int64
+        if not whole or source.size(1) != 2 * n + 1 or not 1 <= n <= MAX_DIGITS:
+            raise ValueError
+        # The same problems made anew from their digits: they have the `+` and the right sum.
+        digits = torch.stack(decode_problems(source))  # [2, N, n]
+        right_source, right_target = encode_problems(*digits)
+        right = (digits >= 0) & (digits <= 9)
+        right = right.all(dim=2).all(dim=0) & (digits[:, :, 0] > 0).all(dim=0)  # [N]
+        right &= (source == right_source).all(dim=1) & (target == right_target).all(dim=1)
+    except (TypeError, KeyError, ValueError, IndexError, RuntimeError):
+        raise UserError(
+            f'{path} is not a list of problems such as {{"input": [4, 10, 9], "target": [1, 3]}}, '
+            f"all of one size: {remedy}"
+        ) from None
+    if not right.all():
+        number = int((~right).nonzero()[0])
+        raise UserError(
+            f"{path}, problem {number}: {problems[number]} is not the sum of two numbers of {n} "
+            f"digit(s) without leading zeros; {remedy}"
+        )
+    return source, target
 
 
 class AdditionDataset(Dataset):
@@ -207,7 +198,10 @@ def create_dataloaders(data_dir, batch_size=32, num_workers=0, order=ORDERS[0]):
     paths = [Path(data_dir) / f"{split}.json" for split in SPLITS]
     datasets = [AdditionDataset(path, order=order) for path in paths]
     if len({dataset.num_digits for dataset in datasets}) > 1:
-        raise UserError(f"the files in {data_dir} hold numbers of different sizes: {REMEDY}")
+        raise UserError(
+            f"the files in {data_dir} hold numbers of different sizes: make the data again with "
+            f"python generate_data.py --output-dir {data_dir}"
+        )
     distinct = [dataset.inputs.unique(dim=0) for dataset in datasets]
     shared = sum(map(len, distinct)) - len(torch.cat(distinct).unique(dim=0))
     if shared:

@@ -62,7 +62,7 @@ def generate(output_dir, num_digits=3, seed=SEED, train_size=None, val_size=None
         The three sizes.
 
     Raises:
-        UserError: if there are not that many different problems, or another run is writing there.
+        UserError: if there are not that many different problems.
     """
     given = train_size, val_size, test_size
     sizes = [
@@ -80,8 +80,7 @@ def generate(output_dir, num_digits=3, seed=SEED, train_size=None, val_size=None
         pairs = draw_pairs(size, num_digits, seed + k, seen)
         problems = [as_tokens(pair, num_digits) for pair in pairs]
         contents[Path(output_dir) / f"{split}.json"] = json.dumps(problems, indent=2).encode()
-    with locked(Path(output_dir)):
-        write_files(contents)
+    write_files(contents)
     return sizes
 
 
@@ -91,7 +90,16 @@ def ensure_data(data_dir, num_digits=3):
     Raises:
         UserError: if other than 3-digit problems would be put where every command looks for those.
     """
-    if not any((Path(data_dir) / f"{split}.json").exists() for split in SPLITS):
+
+    def has_data():
+        return any((Path(data_dir) / f"{split}.json").exists() for split in SPLITS)
+
+    if has_data():
+        return
+    # Of two commands that start at once, the second waits for the data of the first.
+    with locked(Path(data_dir), patient=True):
+        if has_data():
+            return
         if num_digits != 3 and Path(data_dir) == DATA_DIR:
             raise UserError(
                 f"{data_dir} is empty and is for 3-digit problems: name a folder for the "
@@ -124,7 +132,8 @@ def main(arguments=None):
         "--output-dir", type=Path, default=DATA_DIR, help="folder for the three files"
     )
     args = parser.parse_args(arguments)
-    train_size, val_size, test_size = generate(**vars(args))
+    with locked(args.output_dir):
+        train_size, val_size, test_size = generate(**vars(args))
     print(
         f"{args.output_dir}: {train_size:,} training, {val_size:,} validation and {test_size:,} "
         f"test problems of {args.num_digits} digit(s)"

@@ -9,7 +9,8 @@ import math
 import os
 import warnings
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -307,13 +308,15 @@ def decode_extra_state(state):
 MODELS = {"Seq2SeqTransformer": Seq2SeqTransformer}
 
 
-def load_model(path, device="cpu", remedy="train the model with python train.py"):
+def load_model(path, device="cpu"):
     """Rebuild a trained model from its checkpoint, in evaluation mode.
 
     Raises:
-        UserError: if the file is missing or damaged, or holds no model of this project; the message
-            ends with `remedy`.
+        UserError: if the file is missing or damaged, or holds no model of this project.
     """
+    folder = Path(path).parent
+    command = "problem1/beyond train" if folder.parent.name == "beyond" else "train.py"
+    remedy = f"train the model with python {command} --output-dir {folder}"
     weights = read_checkpoint(path, device, remedy)
     try:
         state = decode_extra_state(weights[EXTRA_STATE])
@@ -332,10 +335,14 @@ def load_model(path, device="cpu", remedy="train the model with python train.py"
 
 def check_state(state, weights, file_size):
     """Raise ValueError unless a checkpoint can be a model's, before memory is taken for it."""
-    config, info = ModelConfig(**state["config"]), state["training_info"]
-    sizes = [value for name, value in state["config"].items() if name != "dropout"]
+    # A subclass may have arguments of its own as well; they are its constructor's affair.
+    config = ModelConfig(*(state["config"][field.name] for field in fields(ModelConfig)))
+    sizes = [value for name, value in asdict(config).items() if name != "dropout"]
+    info = state["training_info"]
     if not all(type(size) is int and 0 < size <= LARGEST_SIZE for size in sizes):
         raise ValueError("a size of the model is impossible")
+    if not 0 <= config.dropout < 1:
+        raise ValueError("the dropout probability is impossible")
     layers = config.num_encoder_layers + config.num_decoder_layers
     total = sum(value.numel() for value in weights.values())
     layer = 4 * config.d_model**2 + 2 * config.d_model * config.d_ff

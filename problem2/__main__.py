@@ -1,65 +1,46 @@
-"""The whole of problem 2: generate the data (unless data/ holds some), train, analyze, infer. Run as `python problem2`
-from anywhere.
+"""The whole of problem 2: generate the data (unless data/ holds some), train, analyze, infer.
 
-With fewer epochs than the default it is a quick look, whose results go to runs/quick_look/.
+Run as `python problem2` from anywhere. With fewer epochs or sequences than the default it is a
+quick look, whose results go to runs/quick_look/.
 """
 
-import support.interrupt  # first: Ctrl-C while torch loads
-
+import sys
 from pathlib import Path
 
-import analyze
-import inference
-import train
-from learning.variants import TRAINED_BY_DEFAULT, VARIANTS
-from support.cli import HERE, RESULTS_DIR, Parser, run, whole_number
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # `python -m problem2` does not
 
-QUICK_SAMPLES = 200
+import analyze  # noqa: E402
+import inference  # noqa: E402
+import train  # noqa: E402
+from support import cli  # noqa: E402
+
+QUICK_LOOK_DIR = cli.HERE / "runs" / "quick_look"
+QUICK_LOOK_SAMPLES = 200
 
 
 def main(arguments=None):
-    parser = Parser(prog="python problem2", description=__doc__)
-    parser.add_argument(
-        "--epochs",
-        type=whole_number(1),
-        default=None,
-        help="epochs for every model (default: train.py's)",
-    )
-    parser.add_argument(
-        "--num-samples",
-        type=whole_number(2),
-        default=None,
-        help="sequences of each test set (default: analyze.py's)",
-    )
-    parser.add_argument(
-        "--output-dir", type=Path, default=None, help="folder for the results (default: results/)"
-    )
-    parser.add_argument(
-        "--resume", action="store_true", help="go on with an interrupted command (same options)"
-    )
+    parser = cli.Parser(prog="python problem2", description=__doc__)
+    count, epochs = cli.whole_number, train.TrainingConfig.epochs
+    for option, kind, default, text in [
+        ("--epochs", count(1), epochs, "epochs for every model"),
+        ("--num-samples", count(2), None, "sequences of each test set (default: analyze.py's)"),
+        ("--output-dir", Path, None, "folder for the results (default: results/)"),
+    ]:
+        parser.add_argument(option, type=kind, default=default, help=text)
     args = parser.parse_args(arguments)
-    output_dir, num_samples = args.output_dir or RESULTS_DIR, args.num_samples
-    if (
-        args.epochs
-        and not args.output_dir
-        and args.epochs < max(VARIANTS[name].epochs for name in TRAINED_BY_DEFAULT)
-    ):
-        output_dir, num_samples = HERE / "runs" / "quick_look", num_samples or QUICK_SAMPLES
-        print(
-            f"a quick look: everything goes to {output_dir}, and {RESULTS_DIR} stays as it is",
-            flush=True,
-        )
-    train.main(
-        ["--output-dir", str(output_dir)]
-        + (["--epochs", str(args.epochs)] if args.epochs else [])
-        + (["--resume"] if args.resume else [])
-    )
-    analyze.main(
-        ["--results-dir", str(output_dir)]
-        + (["--num-samples", str(num_samples)] if num_samples else [])
-    )
-    inference.main(["--results-dir", str(output_dir)])
+
+    # A quick look leaves the committed results alone.
+    folder, samples = args.output_dir or cli.RESULTS_DIR, args.num_samples
+    if (args.epochs < epochs or samples) and not args.output_dir:
+        folder, samples = QUICK_LOOK_DIR, samples or QUICK_LOOK_SAMPLES
+        print(f"a quick look: everything goes to {folder}", flush=True)
+
+    # Train one model for each encoding, measure all models that are there, and show some answers.
+    train.main(["--output-dir", str(folder), "--epochs", str(args.epochs)])
+    number = ["--num-samples", str(samples)] if samples else []
+    analyze.main(["--results-dir", str(folder), *number])
+    inference.main(["--results-dir", str(folder)])
 
 
 if __name__ == "__main__":
-    run(main)
+    cli.run(main)

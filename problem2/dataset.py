@@ -17,7 +17,6 @@ LARGEST_VALUE = 99
 PAD_VALUE = 100
 VOCAB_SIZE = 101
 SPLITS = ("train", "val", "test")
-REMEDY = "make the data again with python generate_data.py"
 
 
 def data_file(length, kind="swap", gap_source=None):
@@ -36,13 +35,15 @@ def read_sequences(path):
         UserError: if the file is missing, damaged, or not a list of labelled sequences; the message
             names the first sequence that is wrong.
     """
-    entries = read_json(path, REMEDY)
+    folder = path.parent.parent if path.parent.name == "extrapolation" else path.parent
+    remedy = f"make the data again with python generate_data.py --output-dir {folder}"
+    entries = read_json(path, remedy)
     if not isinstance(entries, list) or not entries:
-        raise UserError(f"{path} is not a list of sequences: {REMEDY}")
+        raise UserError(f"{path} is not a list of sequences: {remedy}")
     for number, entry in enumerate(entries):
         fault = find_fault(entry)
         if fault:
-            raise UserError(f"{path}, sequence {number}: {fault}; {REMEDY}")
+            raise UserError(f"{path}, sequence {number}: {fault}; {remedy}")
     return entries
 
 

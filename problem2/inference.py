@@ -1,29 +1,24 @@
 """Tell sorted from unsorted sequences with the trained models.
 
-The recommended model answers, or the one that --encoding names. With no arguments: all trained models on a few
-sequences, and the accuracy table of analyze.py.
+The recommended model answers, or the one that --encoding names. With no arguments: all trained
+models on a few sequences, and the accuracy table of analyze.py.
 """
-
-import support.interrupt  # first: Ctrl-C while torch loads
 
 import re
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from dataset import LARGEST_VALUE
-from extrapolation.analysis import accuracy_table
-from learning.checkpoint import load_model
-from learning.evaluation import MOST_VALUES, most_values
-from learning.variants import RECOMMENDED, find_models
-from support.cli import RESULTS_DIR, Parser, UserError, choose_device, run
-from support.files import read_json
+from extrapolation.analysis import accuracy_table, classify, find_models
+from model import load_model, training_remedy
+from support import cli, files
 from support.lines import answer_lines
 
-REMEDY = "measure it with python analyze.py"
+RECOMMENDED = "recommended"
 LINES_AT_ONCE = 1024
-TOKENS_AT_ONCE = 8192
 LONGEST_LINE = 20_000
 SHOWN = [
     "3 15 27 41 58 72 83 94",
@@ -43,7 +38,7 @@ def parse_sequence(text, most):
     """
     words = re.split(r"\s*,\s*|\s+", text.strip())
     if words == [""]:
-        raise ValueError("nothing is no sequence such as 3 15 27")
+        raise ValueError("the line is empty: write values such as 3 15 27")
     if len(words) > most:
         raise ValueError(f"more than {most:,} values")
     for word in words:
@@ -52,142 +47,121 @@ def parse_sequence(text, most):
     return [int(word) for word in words]
 
 
-@torch.no_grad()
-def classify(model, sequences):
-    """Probabilities `[N]` that the sequences (lists of values, of any lengths) are sorted."""
-    device = next(model.parameters()).device
-    probabilities = [None] * len(sequences)
-    by_length = {}
-    for index, sequence in enumerate(sequences):
-        by_length.setdefault(len(sequence), []).append(index)
-    for length, indices in by_length.items():
-        for part in torch.tensor(indices).split(max(1, TOKENS_AT_ONCE // length)):
-            logits = model(
-                torch.tensor([sequences[index] for index in part.tolist()], device=device)
-            )
-            for index, probability in zip(part.tolist(), logits.softmax(dim=1)[:, 1].tolist()):
-                probabilities[index] = probability
-    return probabilities
+def answer(model, texts):
+    """The verdict on each text's sequence, or a ValueError that says what is wrong with the text.
 
-
-def verdict(probability):
-    """`sorted 0.993` or `unsorted 0.998`: the answer and the probability that the model gives it."""
-    return f"sorted {probability:.3f}" if probability > 0.5 else f"unsorted {1 - probability:.3f}"
-
-
-def show(models, sequences):
-    """Print each model's verdict on each sequence."""
-    for sequence in sequences:
-        text = " ".join(map(str, sequence))
-        print(text if len(text) <= 100 else f"{text[:80]} ... ({len(sequence)} values)")
-        for name, model in models.items():
-            try:
-                parse_sequence(text, most_values(model))
-                print(f"  {name:12} {verdict(*classify(model, [sequence]))}")
-            except ValueError as error:
-                print(f"  {name:12} error: {error}")
-
-
-def answer(model, lines):
-    """For each line the verdict on its sequence, or a ValueError that says what is wrong with it: a list."""
-    parsed = []
-    for line in lines:
+    Verdicts are `sorted 0.993` or `unsorted 0.998`, with the model's probability.
+    """
+    answers, by_length = [None] * len(texts), {}
+    for index, text in enumerate(texts):
         try:
-            parsed.append(parse_sequence(line, most_values(model)))
+            values = parse_sequence(text, model.longest)
+            by_length.setdefault(len(values), []).append((index, values))
         except ValueError as error:
-            parsed.append(error)
-    verdicts = map(
-        verdict, classify(model, [sequence for sequence in parsed if isinstance(sequence, list)])
-    )
-    return [next(verdicts) if isinstance(sequence, list) else sequence for sequence in parsed]
+            answers[index] = error
+    for indexed in by_length.values():
+        indices, sequences = zip(*indexed)
+        probabilities = classify(model, torch.tensor(sequences)).softmax(dim=1)[:, 1].tolist()
+        for index, p in zip(indices, probabilities):
+            answers[index] = f"sorted {p:.3f}" if p > 0.5 else f"unsorted {1 - p:.3f}"
+    return answers
 
 
-def choose_models(results_dir, name):
-    """The path of the weights of the model of that name, or of every trained model if it is None: `{name: path}`.
+def show(models, texts):
+    """Print each model's verdict on each sequence."""
+    for text in texts:
+        print(text if len(text) <= 100 else f"{text[:80]} ... ({len(text.split())} values)")
+        for name, model in models.items():
+            print(f"  {name:12} {answer(model, [text])[0]}")
+
+
+def choose_model(results_dir, name=None):
+    """`{name: path}` of one model: the named one, else the recommended one, else the first one.
 
     Raises:
         UserError: if there is none.
     """
     paths = find_models(results_dir)
-    if not paths:
-        raise UserError(f"{results_dir} holds no trained model: train some with python train.py")
-    if name is None:
-        return paths
-    if name not in paths:
-        raise UserError(
+    if name and name not in paths:
+        raise cli.UserError(
             f"{results_dir} holds no model called {name}, but {', '.join(paths)}: "
-            "name one of them with --encoding, or train it with python train.py"
+            f"name one of them with --encoding, or {training_remedy(results_dir)}"
         )
-    return {name: paths[name]}
+    chosen = name or (RECOMMENDED if RECOMMENDED in paths else next(iter(paths)))
+    if chosen not in (name, RECOMMENDED):
+        print(f"no recommended model in {results_dir}: {chosen} answers", file=sys.stderr)
+    return {chosen: paths[chosen]}
+
+
+def print_accuracy(results_dir, models):
+    """Print the accuracy table of analyze.py, with a warning if models were trained since.
+
+    Raises:
+        UserError: if there is no table.
+    """
+    path = results_dir / "extrapolation" / "extrapolation_results.json"
+    remedy = f"measure it with python analyze.py --results-dir {results_dir}"
+    record = files.read_json(path, remedy)
+    try:
+        table, digests = accuracy_table(record["accuracy"]), dict(record[files.WEIGHTS_DIGEST])
+    except (KeyError, TypeError, ValueError):
+        raise cli.UserError(f"{path} holds no accuracy by length: {remedy}") from None
+    print(f"accuracy by length and kind of negatives ({path}):\n{table}")
+    stale = [name for name in models if digests.get(name) != files.weights_digest(models[name])]
+    if stale:
+        names = ", ".join(stale)
+        print(f"the table is not of the present weights of {names}: {remedy}", file=sys.stderr)
 
 
 def main(arguments=None):
-    parser = Parser(description=__doc__)
-    parser.add_argument(
-        "values",
-        nargs="*",
-        metavar="VALUE",
-        help='a sequence: 3 15 27 41, or "3 15 27 41", or 3,15,27,41',
+    parser = cli.Parser(description=__doc__)
+    sequence = 'a sequence: 3 15 27 41, or "3 15 27 41", or 3,15,27,41'
+    lines = (
+        "read a sequence a line (spaces or commas), and write 'sorted 0.993', 'unsorted 0.998' or "
+        "'error: ...' a line; exit status 1 after any error"
     )
-    parser.add_argument(
-        "--stdin",
-        action="store_true",
-        help="read a sequence a line (spaces or commas), and write "
-        "'sorted 0.993', 'unsorted 0.998' or 'error: ...' a line; exit status 1 after any error",
-    )
-    parser.add_argument(
-        "--encoding",
-        default=None,
-        metavar="NAME",
-        help=f"use the model in this folder of --results-dir (default: {RECOMMENDED})",
-    )
-    parser.add_argument(
-        "--results-dir",
-        type=Path,
-        default=RESULTS_DIR,
-        help="folder of the trained models, one folder each",
-    )
-    parser.add_argument(
-        "--model-path", type=Path, default=None, help="use the model in this file alone"
-    )
-    parser.add_argument(
-        "--device", default=None, help="cpu, cuda or mps; by default the best one present"
-    )
+    parser.add_argument("values", nargs="*", metavar="VALUE", help=sequence)
+    parser.add_argument("--stdin", action="store_true", help=lines)
+    for option, kind, default, text in [
+        ("--encoding", str, None, f"the model of this name answers (default: {RECOMMENDED})"),
+        ("--results-dir", Path, cli.RESULTS_DIR, "folder of the trained models"),
+        ("--model-path", Path, None, "the model in this file answers"),
+        ("--device", str, None, "cpu, cuda or mps; by default the best one present"),
+    ]:
+        parser.add_argument(option, type=kind, default=default, help=text)
     args = parser.parse_intermixed_args(arguments)
     if args.values and args.stdin:
         parser.error("give a sequence or --stdin, not both")
     if args.model_path and args.encoding:
         parser.error("give --model-path or --encoding, not both")
-    device = choose_device(args.device)
-    one = args.encoding or (RECOMMENDED if args.stdin or args.values else None)
-    paths = {"model": args.model_path} if args.model_path else choose_models(args.results_dir, one)
-    models = {name: load_model(path, device)[0] for name, path in paths.items()}
 
+    # Load one model, or all for the worked examples.
+    if args.model_path:
+        paths = {"model": args.model_path}
+    elif args.encoding or args.values or args.stdin:
+        paths = choose_model(args.results_dir, args.encoding)
+    else:
+        paths = find_models(args.results_dir)
+    device = cli.choose_device(args.device)
+    models = {name: load_model(path, device) for name, path in paths.items()}
+
+    # Answer the lines of standard input, the given sequence, or the examples.
     if args.stdin:
         (model,) = models.values()
-        all_good = answer_lines(
-            sys.stdin.buffer,
-            sys.stdout,
-            LONGEST_LINE,
-            LINES_AT_ONCE,
-            lambda lines: answer(model, lines),
-        )
-        return 0 if all_good else 1
+        streams = sys.stdin.buffer, sys.stdout
+        good = answer_lines(*streams, LONGEST_LINE, LINES_AT_ONCE, partial(answer, model))
+        return 0 if good else 1
     if args.values:
         (model,) = models.values()
         try:
-            show(models, [parse_sequence(" ".join(args.values), most_values(model))])
+            values = parse_sequence(" ".join(args.values), model.longest)
         except ValueError as error:
-            raise UserError(error) from None
+            raise cli.UserError(error) from None
+        show(models, [" ".join(map(str, values))])
     else:
-        show(models, [parse_sequence(text, MOST_VALUES) for text in SHOWN])
-        path = args.results_dir / "extrapolation" / "extrapolation_results.json"
-        print(f"accuracy by length and kind of negatives ({path}):")
-        try:
-            print(accuracy_table(read_json(path, REMEDY)["accuracy"]))
-        except (KeyError, TypeError):
-            raise UserError(f"{path} holds no accuracy by length: {REMEDY}") from None
+        show(models, SHOWN)
+        print_accuracy(args.results_dir, models)
 
 
 if __name__ == "__main__":
-    run(main)
+    cli.run(main)

@@ -366,13 +366,19 @@ def create_model(encoding_type="sinusoidal", **kwargs):
     return SortingClassifier(encoding_type=encoding_type, **kwargs)
 
 
-def load_model(path, device="cpu", remedy="train the model with python train.py"):
+def training_remedy(folder):
+    """How to train the models that are missing in a folder of results."""
+    command = "python problem2/beyond train" if folder.name == "beyond" else "python train.py"
+    return f"train the model with {command} --output-dir {folder}"
+
+
+def load_model(path, device="cpu"):
     """Rebuild a trained model from its checkpoint, in evaluation mode.
 
     Raises:
-        UserError: if the file is missing or damaged, or holds no model of this project; the message
-            ends with `remedy`.
+        UserError: if the file is missing or damaged, or holds no model of this project.
     """
+    remedy = training_remedy(path.parent.parent)
     weights = read_checkpoint(path, device, remedy)
     try:
         state = decode_extra_state(weights[EXTRA_STATE])
@@ -398,6 +404,8 @@ def check_state(state, weights, file_size):
     sizes = [config[name] for name in names]
     if not all(type(size) is int and 0 < size <= LARGEST_SIZE for size in sizes):
         raise ValueError("a size of the model is impossible")
+    if not 0 <= config["dropout"] < 1:
+        raise ValueError("the dropout probability is impossible")
     layer = 4 * config["d_model"] ** 2 + 2 * config["d_model"] * config["d_ff"]
     total = sum(value.numel() for value in weights.values())
     fits = config["num_layers"] <= len(weights) and config["num_layers"] * layer <= total

@@ -5,8 +5,10 @@ results/none/.
 """
 
 import copy
+import json
 import math
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -283,7 +285,7 @@ def plot_log(log):
 
 def report(name, log, output_dir):
     """Print what came out, and name the records in the folder that are of other weights now."""
-    test, digest = log["test"], log[files.WEIGHTS_DIGEST]
+    test = log["test"]
     low, high = test["accuracy_interval"]
     print(
         f"{name}: best epoch {log['best_epoch']}; test accuracy {test['accuracy']:.2%} (95% "
@@ -291,13 +293,39 @@ def report(name, log, output_dir):
         f"{output_dir / name / 'best_model.pth'}",
         flush=True,
     )
-    stale = files.stale_records(output_dir / "extrapolation", digest, name)
-    if stale:
-        print(
-            f"of other weights now: {', '.join(map(str, stale))}; make them again with "
-            f"python analyze.py --results-dir {output_dir}",
-            flush=True,
-        )
+    name_stale_records(name, log, output_dir)
+
+
+def name_stale_records(name, log, results_dir):
+    """Name the records in a folder of results that are of other weights of this model now."""
+    stale = files.stale_records(results_dir / "extrapolation", log[files.WEIGHTS_DIGEST], name)
+    tell_stale(stale, f"python analyze.py --results-dir {results_dir}")
+    for command in ("draws", "gaps"):
+        path = results_dir / "beyond" / f"{command}.jsonl"
+        stale = [path] if has_stale_line(path, name, log) else []
+        command = f"python problem2/beyond {command} --results-dir {results_dir} --output {path}"
+        tell_stale(stale, command)
+
+
+def has_stale_line(path, name, log):
+    """Whether a file of JSON lines has a line of other weights of the model `name` of this seed."""
+    with suppress(OSError, ValueError, KeyError, TypeError):  # the command of the file complains
+        lines = map(json.loads, path.read_bytes().splitlines())
+        wanted = name, log["training"]["seed"]
+        made_from = {
+            line.get(files.WEIGHTS_DIGEST)
+            for line in lines
+            if (line["encoding"], line["seed"]) == wanted
+        }
+        return not made_from <= {log[files.WEIGHTS_DIGEST]}
+    return False
+
+
+def tell_stale(paths, command):
+    """Say which records are of other weights now, if any, and the command that makes them again."""
+    if paths:
+        names = ", ".join(map(str, paths))
+        print(f"of other weights now: {names}; make them again with {command}", flush=True)
 
 
 def add_arguments(parser):

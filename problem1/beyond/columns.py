@@ -1,25 +1,31 @@
-"""Places of an addition known by its columns.
+"""Positions known by the columns of an addition.
 
-All digits of one column share a position, those of both operands and that of the sum ("position coupling", Cho et al.
-2024, arXiv:2405.20671), and only distances between columns count (Raffel et al. 2020, arXiv:1910.10683), so that
-numbers longer than those in training ask for nothing new. For three digits, written right to left:
+All digits of one column share a position, those of both operands and that of the sum ("position
+coupling", Cho et al. 2024, arXiv:2405.20671). Only distances between columns count (Raffel et al.
+2020, arXiv:1910.10683), so longer numbers than those in training need nothing new. For three
+digits, written right to left:
 
     a b c + d e f -> s t u v        columns of the source 2 1 0 2 2 1 0, of the answer 0 1 2 3
 
-`+` has the column of the leading digit. Columns are counted from the right.
-Shapes in comments: B batch (or 1 where all are alike), T target positions, S source positions, H heads, n digits.
+Columns are counted from the right; `+` has the column of the leading digit.
+Shapes in comments: B batch (or 1 where all are alike), T targets, S source, H heads, n digits.
 """
+
+from dataclasses import asdict, dataclass
+from functools import partial
 
 import torch
 from torch import nn
 
+from dataset import ORDERS
+from model import ModelConfig, Seq2SeqTransformer, key_mask
+
 
 class ColumnBias(nn.Module):
-    """One attention's scores by the distance of columns: score(t, s) + GAIN weights[head, clip(column of s - column of
-    t)].
+    """Adds to the scores by distance: GAIN weights[head, clip(column of key - column of query)].
 
-    Distances are clipped at REACH. The weights start from 0, without places; GAIN lets them move as far as a bias must
-    at the learning rate of all other weights.
+    Distances are clipped at REACH. The weights start from 0, without positions. GAIN lets them
+    move as far as a bias must at the learning rate of all other weights.
     """
 
     REACH, GAIN = 3, 10.0
@@ -29,54 +35,70 @@ class ColumnBias(nn.Module):
         self.weights = nn.Parameter(torch.zeros(num_heads, 2 * self.REACH + 1))
 
     def forward(self, query_columns, key_columns):
-        """Columns `[B, T]` of the queries and `[B, S]` of the keys -> what is added to the scores, `[B, H, T, S]`."""
-        distance = key_columns.unsqueeze(1) - query_columns.unsqueeze(2)
+        """Columns `[B, T]` of the queries, `[B, S]` of the keys -> the bias `[B, H, T, S]`."""
+        distance = key_columns.unsqueeze(1) - query_columns.unsqueeze(2)  # [B, T, S]
         index = distance.clamp(-self.REACH, self.REACH) + self.REACH
         return self.GAIN * self.weights[:, index].transpose(0, 1)
 
 
-class ColumnPositions(nn.Module):
-    """The biases of all attentions of an encoder-decoder transformer.
+@dataclass(frozen=True)
+class ColumnConfig(ModelConfig):
+    """The arguments of `ColumnTransformer`."""
 
-    Args:
-        num_heads: heads of an attention.
-        num_encoder_layers, num_decoder_layers: layers of each stack.
-        right_to_left: whether answers are written units first.
+    order: str
+
+
+class ColumnTransformer(Seq2SeqTransformer):
+    """The transformer with a `ColumnBias` for each attention in the place of the sinusoids.
+
+    `order` is the order in which it writes answers: the columns of the target depend on it.
     """
 
-    def __init__(self, num_heads, num_encoder_layers, num_decoder_layers, right_to_left):
-        super().__init__()
-        self.right_to_left = right_to_left
-        self.encoder = nn.ModuleList(ColumnBias(num_heads) for _ in range(num_encoder_layers))
-        self.decoder, self.cross = (nn.ModuleList(ColumnBias(num_heads) for _ in range(num_decoder_layers))
-                                    for _ in range(2))
+    def __init__(self, *sizes, order=ORDERS[0], **named_sizes):
+        super().__init__(*sizes, **named_sizes)
+        self.config = ColumnConfig(**asdict(self.config), order=order)
 
-    def encoder_biases(self, x, mask):
-        """The bias of each encoder layer, `[B, H, S, S]`, for a source `x [B, S, d_model]`; `mask` as for the model."""
-        columns = source_columns(x.size(1), digits(x, mask))
-        return [bias(columns, columns) for bias in self.encoder]
+    def make_positional_encoding(self):
+        layers = self.config.num_encoder_layers, *[self.config.num_decoder_layers] * 2
+        self.columns = nn.ModuleDict(
+            {
+                attention: nn.ModuleList(ColumnBias(self.config.num_heads) for _ in range(count))
+                for attention, count in zip(("encoder", "decoder", "cross"), layers)
+            }
+        )
+        return nn.Identity()
 
-    def decoder_biases(self, x, memory, mask, first):
-        """For each decoder layer the biases of its self-attention `[B, H, T, first + T]` and its cross-attention
-        `[B, H, T, S]`, for target positions `x [B, T, d_model]` that follow `first` others, and the encoder's output
-        `memory [B, S, d_model]`."""
-        n = digits(memory, mask)
-        steps = torch.arange(first + x.size(1), device=x.device).expand(len(n), -1)
-        written = steps if self.right_to_left else n - steps
-        source, queries = source_columns(memory.size(1), n), written[:, first:]
-        return [(own(queries, written), cross(queries, source)) for own, cross in zip(self.decoder, self.cross)]
+    def encode(self, src, src_mask=None):
+        columns = source_columns(src.size(1), count_digits(src, src_mask))
+        for layer, bias in zip(self.encoder_layers, self.columns["encoder"]):
+            layer.self_attn.bias = partial(bias, columns, columns)
+        return super().encode(src, src_mask)
+
+    def decode(self, tgt, encoder_output, src_mask=None, tgt_mask=None):
+        n = count_digits(encoder_output, src_mask)
+        source = source_columns(encoder_output.size(1), n)
+        target = torch.arange(tgt.size(1), device=tgt.device).expand(len(n), -1)
+        if self.config.order == ORDERS[0]:
+            target = n - target
+        biases = self.columns["decoder"], self.columns["cross"]
+        for layer, own, cross in zip(self.decoder_layers, *biases):
+            layer.self_attn.bias = partial(own, target, target)
+            layer.cross_attn.bias = partial(cross, target, source)
+        return super().decode(tgt, encoder_output, src_mask, tgt_mask)
 
 
-def digits(source, mask):
-    """Digits n of each number `[B, 1]` in sources `[B, S, ...]` of 2n + 1 real tokens; all are real if `mask` is
-    None."""
+def count_digits(source, mask):
+    """Digits n `[B, 1]` of each number in sources `[B, S, ...]` of 2n + 1 real tokens.
+
+    A token that some query may see is real; all are if `mask` is None.
+    """
     if mask is None:
         return torch.full((1, 1), (source.size(1) - 1) // 2, device=source.device)
-    seen = (mask != 0).flatten(1, -2).any(dim=1)  # a key that some query may see is real
+    seen = (key_mask(mask) != 0).flatten(1, -2).any(dim=1)  # [B, S]
     return (seen.sum(dim=1, keepdim=True) - 1) // 2
 
 
 def source_columns(length, n):
-    """Columns `[B, S]` of sources of `length` tokens of which the first 2n + 1 are real, n `[B, 1]`."""
+    """Columns `[B, length]` of sources of which the first 2n + 1 tokens are real, n `[B, 1]`."""
     place = torch.arange(length, device=n.device)
     return torch.where(place < n, n - 1 - place, torch.where(place == n, n - 1, 2 * n - place))

@@ -1,100 +1,174 @@
-"""Train on numbers of 1 to 10 digits in both orders of writing, and count right answers by the longest carry chain.
+"""Numbers of 1 to 10 digits in both orders of writing: right answers by the longest carry chain.
 
-Every run is trained by train.py with places by columns, all else at its defaults, and is a line in
-results/sizes/runs.jsonl; one that has its line is not done again, and an interrupted one goes on where it was. The
-figure is results/sizes/sizes.png.
+Every model has columns as positions. The records are in results/beyond/sizes/runs.jsonl, the figure
+beside them in sizes.png.
 """
 
-import support.interrupt  # first: Ctrl-C while torch loads
-
+from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
 
-import train
-from dataset import AdditionDataset
+from beyond.chains import count_right, problem_classes
+from beyond.recipes import MOVE_AWAY, default_sizes, recipe, refuse_others, train_model
+from dataset import ORDERS, AdditionDataset
 from generate_data import ensure_data
-from learning.chains import count_right, problem_classes
-from learning.checkpoint import load_model
-from learning.exhaustive import MOST_PAIRS, check_all_pairs, count_pairs, predict_forced
-from learning.figures import plot_sizes
-from learning.runs import do_runs
-from model import ORDERS
-from support.cli import HERE, RESULTS_DIR, Parser, run, whole_number
-from support.digests import KEY
-from support.files import locked, read_json, save_figure
+from heads.exhaustive import MOST_PAIRS, check_all_pairs, count_pairs
+from support import cli, files, plots, studies
 
 SEEDS = {1: 5, 2: 5, 3: 5, 4: 5, 5: 3, 6: 3, 8: 3, 10: 3}  # how many for each number of digits
 CLASS_SIZE = 1000
-CLASS_SEED = 1_000_000  # of the drawing of the classes; far from those of training data
+CLASS_SEED = 1_000_000  # of the classes' problems; far from the seeds of training data
 LAYERS = 2  # of encoder and decoder each, as train.py has them
 KEYS = ("digits", "order", "layers", "seed")
+
+
+def data_folder(digits):
+    return cli.HERE / "runs" / f"data_{digits}"
 
 
 def do_run(digits, order, layers, seed, folder):
     """Train with one seed in `folder`, and measure: the run's record.
 
-    The record has the `right` answers of each class of `n` problems (see `problem_classes`) and, where all pairs can be
-    tried, how many of them are wrong, `errors`, and how many `pairs` there are.
+    It has the `right` answers of each class of `n` problems (see `problem_classes`) and, where all
+    pairs can be tried, how many `errors` there are in how many `pairs`.
     """
-    data_dir = folder.parent / f"data_{digits}"
-    train.main(["--data-dir", str(data_dir), "--output-dir", str(folder), "--order", order, "--seed", str(seed),
-                "--num-layers", str(layers), "--positions", "columns", "--device", "cpu", "--resume"])
-    log = read_json(folder / "training_log.json", "run python sizes.py again")
-    model, _ = load_model(folder / "best_model.pth")
-    record = {"digits": digits, "order": order, "layers": layers, "seed": seed, KEY: log[KEY],
-              "training": log["training"],
-              "data_sha256": log["data_sha256"]["train"], "best_epoch": log["best_epoch"],
-              "seconds": sum(epoch["seconds"] for epoch in log["epochs"]), "n": CLASS_SIZE,
-              "right": count_right(model, problem_classes(digits, CLASS_SIZE, CLASS_SEED + digits))}
+    sizes = default_sizes() | {"num_encoder_layers": layers, "num_decoder_layers": layers}
+    config = replace(recipe(order, "columns"), seed=seed)
+    model, log = train_model(order, "columns", config, sizes, data_folder(digits), folder)
+    classes = problem_classes(digits, CLASS_SIZE, CLASS_SEED + digits)
+    record = {
+        "digits": digits,
+        "order": order,
+        "layers": layers,
+        "seed": seed,
+        files.WEIGHTS_DIGEST: log[files.WEIGHTS_DIGEST],
+        "training": log["training"],
+        "train_sha256": log["data_sha256"]["train"],
+        "best_epoch": log["best_epoch"],
+        "seconds": sum(epoch["seconds"] for epoch in log["epochs"]),
+        "n": CLASS_SIZE,
+        "right": count_right(model, classes, order),
+    }
     if count_pairs(digits) <= MOST_PAIRS:
-        every = check_all_pairs(model, digits, AdditionDataset(data_dir / "train.json").inputs,
-                                predict=predict_forced)
-        record |= {"pairs": every["pairs"], "errors": every["errors"]}
+        sources = AdditionDataset(data_folder(digits) / "train.json").inputs
+        exhaustive = check_all_pairs(model, sources)
+        record |= {"pairs": exhaustive["pairs"], "errors": exhaustive["errors"]}
     return record
 
 
 def summary(records):
-    """Text: for each size, order and number of layers the lowest share right of any class in any seed, and the errors
-    in all pairs."""
+    """Text: of each size, order and number of layers the worst class, and errors in all pairs."""
     lines = []
-    for digits, order, layers in product(SEEDS, ORDERS, sorted({record["layers"] for record in records})):
-        chosen = [record for record in records
-                  if (record["digits"], record["order"], record["layers"]) == (digits, order, layers)]
+    for digits, order, layers in product(SEEDS, ORDERS, sorted({r["layers"] for r in records})):
+        chosen = [
+            r for r in records if (r["digits"], r["order"], r["layers"]) == (digits, order, layers)
+        ]
         if chosen:
-            worst = min((right / record["n"], name, record["seed"]) for record in chosen
-                        for name, right in record["right"].items())
+            share, name, seed = min(
+                (right / record["n"], name, record["seed"])
+                for record in chosen
+                for name, right in record["right"].items()
+            )
             errors = [f"{record['errors']:,}" for record in chosen if "errors" in record]
-            lines.append(f"{digits:2} digits, {order}, {layers}+{layers} layers: worst class {worst[1]}, "
-                         f"{worst[0]:.1%} right (seed {worst[2]} of {len(chosen)})"
-                         + (f"; wrong of all pairs: {', '.join(errors)}" if errors else ""))
+            lines.append(
+                f"{digits:2} digits, {order}, {layers}+{layers} layers: worst class {name}, "
+                f"{share:.1%} right (seed {seed} of {len(chosen)})"
+                + (f"; wrong of all pairs: {', '.join(errors)}" if errors else "")
+            )
     return "\n".join(lines)
 
 
+def plot_sizes(records):
+    """Share right against the longest carry chain: a panel an order, a line a size of numbers.
+
+    A line is the mean over the seeds, a dot one seed.
+    """
+    orders = list(dict.fromkeys(record["order"] for record in records))
+    sizes = sorted({record["digits"] for record in records})
+    figure = plots.new_figure(4.6 * len(orders) + 1.2, 4)
+    from matplotlib import colormaps
+
+    panels = figure.subplots(1, len(orders), sharex=True, sharey=True, squeeze=False)[0]
+    for axes, order in zip(panels, orders):
+        for number, digits in enumerate(sizes):
+            runs = [r for r in records if (r["order"], r["digits"]) == (order, digits)]
+            if not runs:
+                continue
+            shares = [
+                [record["right"][f"chain {length}"] / record["n"] for record in runs]
+                for length in range(digits + 1)
+            ]
+            colour = colormaps["viridis"](0.9 * number / max(1, len(sizes) - 1))
+            width = 1.2 + 0.9 * (len(sizes) - 1 - number)  # none hides one that it covers
+            means = [sum(values) / len(values) for values in shares]
+            axes.plot(means, color=colour, label=f"{digits}", linewidth=width)
+            # Sizes side by side, so that no dot hides another's.
+            shift = 0.07 * (number - (len(sizes) - 1) / 2)
+            dots = [
+                (length + shift, value) for length, values in enumerate(shares) for value in values
+            ]
+            axes.plot(*zip(*dots), "osD^vPX*"[number % 8], color=colour, markersize=4, alpha=0.8)
+        axes.set(title=f"answer written {order}", ylim=(-0.03, 1.03))
+        axes.set_xlabel("columns of the longest carry chain")
+        axes.grid(alpha=0.3)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    panels[0].set_ylabel("share right (line: mean; a dot: one seed)")
+    handles = dict(zip(*reversed(panels[-1].get_legend_handles_labels())))
+    figure.legend(handles.values(), handles.keys(), title="digits", loc="outside right upper")
+    return figure
+
+
 def main(arguments=None):
-    parser = Parser(description=__doc__)
-    parser.add_argument("--digits", type=int, choices=SEEDS, nargs="+", default=list(SEEDS), help="sizes of numbers")
-    parser.add_argument("--orders", choices=ORDERS, nargs="+", default=list(ORDERS), help="orders of writing")
-    parser.add_argument("--layers", type=whole_number(1, 100), default=LAYERS,
-                        help="encoder layers, and as many decoder layers")
-    parser.add_argument("--seeds", type=whole_number(0), nargs="+", default=None,
-                        help="seeds to train with (default: 0 to 4, from five digits on 0 to 2)")
-    parser.add_argument("--workers", type=whole_number(1, 256), default=2, help="runs at a time, each on one core")
-    parser.add_argument("--minutes", type=whole_number(1), default=None, help="start no run after so many minutes")
-    parser.add_argument("--output-dir", type=Path, default=RESULTS_DIR / "sizes",
-                        help="folder of runs.jsonl and figure")
+    parser = cli.Parser(description=__doc__)
+    studies.add_arguments(parser)
+    for option, kind, default, text in [
+        ("--digits", int, SEEDS, "sizes of numbers"),
+        ("--orders", str, ORDERS, "orders of writing"),
+    ]:
+        parser.add_argument(
+            option, type=kind, choices=default, nargs="+", default=list(default), help=text
+        )
+    parser.add_argument(
+        "--layers",
+        type=cli.whole_number(1, 100),
+        default=LAYERS,
+        help="encoder layers, and as many decoder layers",
+    )
+    parser.add_argument(
+        "--output-dir",
+        type=Path,
+        default=cli.RESULTS_DIR / "beyond" / "sizes",
+        help="folder of runs.jsonl and figure",
+    )
+    parser.set_defaults(seeds=None)
     args = parser.parse_args(arguments)
-    scratch = HERE / "runs" / "sizes"
-    with locked(args.output_dir):
-        for digits in args.digits:
-            ensure_data(scratch / f"data_{digits}", digits)
-        todo = [(digits, order, args.layers, seed) for digits in args.digits for order in args.orders
-                for seed in args.seeds or range(SEEDS[digits])]
-        records = do_runs(do_run, todo, scratch, args.output_dir / "runs.jsonl", KEYS, args.workers, args.minutes)
-        drawn = [record for record in records if record["layers"] == LAYERS]
+
+    # Make the problems of each size if there are none yet.
+    data = {}
+    for digits in args.digits:
+        ensure_data(data_folder(digits), digits)
+        data[digits] = files.file_digest(data_folder(digits) / "train.json")
+
+    # Do the runs that are not in the file yet, unless it is about something else.
+    path = args.output_dir / "runs.jsonl"
+    refuse_others(
+        path,
+        lambda record: {
+            "training": asdict(replace(recipe(record["order"], "columns"), seed=record["seed"])),
+            "train_sha256": data.get(record["digits"], record["train_sha256"]),
+        },
+    )
+    todo = [
+        (digits, order, args.layers, seed)
+        for digits in args.digits
+        for order in args.orders
+        for seed in args.seeds or range(SEEDS[digits])
+    ]
+    records = studies.do_runs(do_run, todo, path, KEYS, args)
+
+    # Draw the models of the usual number of layers.
+    drawn = [record for record in records if record["layers"] == LAYERS]
+    with files.reading(path, MOVE_AWAY):
+        print(summary(records))
         if drawn:
-            save_figure(args.output_dir / "sizes.png", plot_sizes(drawn))
-    print(summary(records))
-
-
-if __name__ == "__main__":
-    run(main)
+            files.save_figure(args.output_dir / "sizes.png", plot_sizes(drawn))

@@ -1,4 +1,1 @@
-"""What the attention heads do: their names and how to change them, maps, ablation, pruning, interchange of carries.
-
-May import `learning`, `model`, `attention`, `dataset` and `support`; is imported by the commands alone.
-"""
+"""What analyze.py measures with: maps of the heads, ablation, pruning, and what holds a carry."""

@@ -1,6 +1,6 @@
-"""What the model loses without a head: ablation, gradient importance, rankings, and heads that stand in for each other.
+"""What the model loses without a head: ablation, gradient importance, rankings, backup heads.
 
-Shapes in comments: N problems, H heads, T digits of the sum, D width of one head.
+Shapes in comments: N problems, H heads, T digits of the sum, D width of one head, R draws.
 """
 
 from itertools import combinations, product
@@ -8,168 +8,230 @@ from math import comb
 
 import torch
 
-from dataset import numbers_of, shift_right
-from heads.examination import Bootstrap, summary
-from heads.patterns import target_labels
-from heads.sites import all_heads, attention_blocks, intervening
-from learning.carries import carry_pattern, cascade_length
-from learning.evaluation import wilson_interval
+from dataset import decode_problems, shift_right
+from heads.carries import carry_pattern, cascade_length
+from heads.examination import Bootstrap
+from heads.sites import all_heads, attention_blocks, head_record, intervening
 from support.cli import Progress
+from support.plots import wilson_interval
 
 METHODS = ("zero", "mean", "resample")
 DRAWS = 16  # of other problems, when outputs are resampled
-BACKUP_LEVEL = 0.05  # chance of calling any pair of heads a backup wrongly
+MINIMAL, SMALL = 0.01, 0.05  # losses of exact match: one point, five points
+BACKUP_LEVEL = 0.05  # the chance of calling any pair of heads a backup wrongly
+
+
+def study_ablation(test, stratified):
+    """Ablation of each head on two `Examination`s; rankings and pairs on the stratified one.
+
+    Returns:
+        A record that holds the records `ablation`, `importance` and `pairs`.
+    """
+    on_test = measure_ablation(test, "test")
+    on_stratified = measure_ablation(stratified, "stratified")
+    ablation = {
+        "baseline": {"test": baseline(test), "stratified": baseline(stratified)},
+        "records": on_test + on_stratified,
+        "verdicts": verdicts(on_test),
+        "prunable_alone": prunable_alone(on_test),
+    }
+    return {
+        "ablation": ablation,
+        "importance": rankings(on_stratified, gradient_importance(stratified)),
+        "pairs": {"pairs": measure_pairs(stratified)},
+    }
+
+
+def baseline(examination):
+    """The undisturbed model on the same problems."""
+    clean = examination.clean
+    n, matches = len(clean.matches), int(clean.matches.sum())
+    record = {"n": n, "exact_match": matches / n}
+    record["exact_match_interval"] = wilson_interval(matches, n)
+    record["token_accuracy"] = clean.right.float().mean().item()
+    return record | {"margin": clean.margin.mean().item()}
 
 
 def replacements(examination, method, block):
-    """What takes the outputs `[N, H, T, D]` of a block in a method of ablation: a list, one entry a draw.
+    """What takes the outputs `[N, H, T, D]` of a block in a method of ablation: an entry a draw.
 
-    zero: nothing (None). mean: the mean over the problems, at each position. resample: the outputs in other problems of
-    the set, `DRAWS` times drawn at random (by rotation of a random order, so that none keeps its own).
+    zero: nothing (None). mean: the mean over the problems, at each position. resample: the outputs
+    in other problems of the set, drawn at random (by rotation of a random order, so that no problem
+    keeps its own).
     """
     value = examination.outputs[block]
     if method == "zero":
         return [None]
     if method == "mean":
         return [value.mean(dim=0, keepdim=True)]
-    orders = [torch.randperm(len(value), generator=torch.Generator().manual_seed(seed)) for seed in range(DRAWS)]
-    return [value[order.roll(1)[order.argsort()]] for order in orders]
+    drawn = []
+    for seed in range(DRAWS):
+        order = torch.randperm(len(value), generator=torch.Generator().manual_seed(seed))
+        drawn.append(value[order.roll(1)[order.argsort()]])
+    return drawn
 
 
-def baseline(examination):
-    """The undisturbed model on the same problems."""
-    clean = examination.clean
-    matches = int(clean.matches.sum())
-    return {"n": len(clean.matches), "exact_match": matches / len(clean.matches),
-            "exact_match_interval": wilson_interval(matches, len(clean.matches)),
-            "token_accuracy": clean.right.float().mean().item(), "margin": clean.margin.mean().item()}
-
-
-def measure_ablation(examination, num_digits, about):
-    """Ablate each head by each method.
+def measure_ablation(examination, name):
+    """Ablate each head by each method, on the set of problems called `name`.
 
     Returns:
-        A list of records: `about`, `head`, `method`, and the paired changes of the free-running answers against the
-        undisturbed model with bootstrap 95% intervals: `exact_match_change`, `token_accuracy_change`, `margin_change`
-        (logits, teacher forcing); `exact_match_change` again `by_carry_pattern` and `by_cascade_length`, and the change
-        of each digit's accuracy, `by_output_digit`, in the order of writing.
+        A list of records: the paired changes of the free-running answers against the undisturbed
+        model with bootstrap 95% intervals (`margin_change`: logits, teacher forcing); that of exact
+        match again by class of problem, and that of the accuracy of each digit.
     """
-    a, b = numbers_of(examination.source.cpu(), num_digits)
-    pattern, cascade = carry_pattern(a, b, num_digits), cascade_length(a, b, num_digits)
+    a, b = decode_problems(examination.source.cpu())
+    pattern, cascade = carry_pattern(a, b), cascade_length(a, b)
     bootstrap, clean = Bootstrap(len(a)), examination.clean
-    heads, labels = all_heads(examination.model), target_labels(num_digits, examination.model.config.order)
+    heads = all_heads(examination.model)
 
     def by_class(match, classes, form):
         """The change of exact match in each class of the problems, with how many there are."""
-        return {format(key, form): {"n": int((classes == key).sum()), **summary(bootstrap, match, classes == key)}
-                for key in classes.unique().tolist()}
+        masks = {format(key, form): classes == key for key in classes.unique().tolist()}
+        counts = {name: {"n": int(mask.sum())} for name, mask in masks.items()}
+        return {name: counts[name] | bootstrap.summary(match, masks[name]) for name in masks}
 
-    progress = Progress("ablations", len(heads) * len(METHODS))
-    records = []
+    progress, records = Progress("ablations", len(heads) * len(METHODS)), []
     for method, site in product(METHODS, heads):
-        drawn = [examination.answer([site], value if value is None else {site.block: value})
-                 for value in replacements(examination, method, site.block)]
-        match = torch.stack([answers.matches.float() for answers in drawn], dim=1) - clean.matches.float().unsqueeze(1)
-        digits = torch.stack([answers.right.float() for answers in drawn], dim=2) - clean.right.float().unsqueeze(2)
-        margin = torch.stack([answers.margin for answers in drawn], dim=2) - clean.margin.unsqueeze(2)
-        match, digits, margin = match.cpu(), digits.cpu(), margin.cpu()
-        records.append({
-            **about, "head": site.name(), "method": method, "exact_match_change": summary(bootstrap, match),
-            "token_accuracy_change": summary(bootstrap, digits.mean(dim=1)),
-            "margin_change": summary(bootstrap, margin.mean(dim=1)),
-            "by_carry_pattern": by_class(match, pattern, f"0{num_digits}b"),
-            "by_cascade_length": by_class(match, cascade, "d"),
-            "by_output_digit": {label: summary(bootstrap, digit)
-                                for label, digit in zip(labels, digits.unbind(dim=1))}})
+        drawn = [
+            examination.answer([site], None if value is None else {site.block: value})
+            for value in replacements(examination, method, site.block)
+        ]
+        match = [answers.matches.float() - clean.matches.float() for answers in drawn]
+        digits = [answers.right.float() - clean.right.float() for answers in drawn]
+        margin = [answers.margin - clean.margin for answers in drawn]
+        match = torch.stack(match, dim=-1).cpu()  # [N, R]
+        digits = torch.stack(digits, dim=-1).cpu()  # [N, T, R]
+        margin = torch.stack(margin, dim=-1).cpu()  # [N, T, R]
+        by_digit = map(bootstrap.summary, digits.unbind(dim=1))
+        record = {"set": name} | head_record(site) | {"method": method}
+        record["exact_match_change"] = bootstrap.summary(match)
+        record["token_accuracy_change"] = bootstrap.summary(digits.mean(dim=1))
+        record["margin_change"] = bootstrap.summary(margin.mean(dim=1))
+        record["by_carry_pattern"] = by_class(match, pattern, f"0{a.size(1)}b")
+        record["by_cascade_length"] = by_class(match, cascade, "d")
+        record["by_output_digit"] = dict(zip(examination.labels, by_digit))
+        records.append(record)
         progress.update(len(records))
     return records
 
 
-def gradient_importance(examination):
-    """E |dL / dg| of a gate g = 1 on each head's output (Michel et al. 2019, arXiv:1905.10650, equation 2): `{head:
-    importance}`.
+def losses(records, method, key="exact_match_change"):
+    """`{head: exact match lost}` by one method, from the records of `measure_ablation`."""
+    chosen = [record for record in records if record["method"] == method]
+    return {record["head"]: -record[key]["mean"] for record in chosen}
 
-    The gradient is taken problem by problem, and L is the cross-entropy of the whole answer, with teacher forcing.
+
+def verdicts(records):
+    """Each head's verdict, from the records of `measure_ablation` on one set.
+
+    `critical`: 5 points or more lost by every method. `redundant`: less than 1 by every method.
+    `depends on the method`: all others.
     """
-    model, total = examination.model, {}
+    by_method = [losses(records, method) for method in METHODS]
+
+    def verdict(values):
+        if min(values) >= SMALL:
+            return "critical"
+        return "redundant" if max(values) < MINIMAL else "depends on the method"
+
+    return {head: verdict([each[head] for each in by_method]) for head in by_method[0]}
+
+
+def prunable_alone(records):
+    """For each method, the share of heads that cost less than 1 and 5 points when alone ablated."""
+    shares = []
+    for method in METHODS:
+        values = losses(records, method).values()
+        one, five = (sum(v < limit for v in values) / len(values) for limit in (MINIMAL, SMALL))
+        share = {"share_1_point": one, "share_5_points": five}
+        shares.append({"method": method, "heads": len(values)} | share)
+    return shares
+
+
+def gradient_importance(examination):
+    """E |dL / dg| of a gate g = 1 on each head's output: `{head: importance}`.
+
+    Michel et al. 2019 (arXiv:1905.10650), equation 2. The gradient is taken problem by problem, and
+    L is the cross-entropy of the whole answer, with teacher forcing.
+    """
+    model, blocks = examination.model, attention_blocks(examination.model)
+    total = dict.fromkeys(blocks, 0)
     for rows in examination.rows().split(examination.batch_size):
-        gates = {block: torch.ones(len(rows), attention.num_heads, 1, 1, device=rows.device, requires_grad=True)
-                 for block, attention in attention_blocks(model).items()}
-
-        def gate(block):
-            return lambda output: output * gates[block]
-
         source, target = examination.source[rows], examination.target[rows]
-        with intervening(model, {block: gate(block) for block in gates}), torch.enable_grad():
+        gates = {
+            block: source.new_ones(len(rows), module.num_heads, 1, 1).float().requires_grad_()
+            for block, module in blocks.items()
+        }
+        gating = {block: gate.mul for block, gate in gates.items()}
+        with intervening(model, gating), torch.enable_grad():
             log_probability = model(source, shift_right(target)).log_softmax(dim=-1)
             loss = -log_probability.gather(-1, target.unsqueeze(-1)).sum()
         for block, gradient in zip(gates, torch.autograd.grad(loss, list(gates.values()))):
-            total[block] = total.get(block, 0) + gradient.abs().sum(dim=(0, 2, 3))
+            total[block] = total[block] + gradient.abs().sum(dim=(0, 2, 3))  # [H]
     n = len(examination.source)
     return {site.name(): (total[site.block][site.head] / n).item() for site in all_heads(model)}
 
 
-def rank(values):
-    """Ranks of `values [K]` from 0, ties sharing the mean of theirs: `[K]`."""
-    values = torch.as_tensor(values, dtype=torch.float64)
-    _, inverse, counts = values.unique(return_inverse=True, return_counts=True)
-    return (counts.cumsum(0) - (counts.double() + 1) / 2)[inverse]
-
-
 def rank_correlation(first, second):
     """Spearman's rank correlation of two lists of values; None if all of one are equal."""
-    ranks = torch.stack([rank(first), rank(second)])
-    return torch.corrcoef(ranks)[0, 1].item() if (ranks.std(dim=1) > 0).all() else None
+
+    def ranks(values):
+        """From 0; ties share the mean of their ranks."""
+        values = torch.tensor(values, dtype=torch.float64)
+        _, inverse, counts = values.unique(return_inverse=True, return_counts=True)
+        return (counts.cumsum(0) - (counts.double() + 1) / 2)[inverse]
+
+    both = torch.stack([ranks(first), ranks(second)])
+    return torch.corrcoef(both)[0, 1].item() if (both.std(dim=1) > 0).all() else None
 
 
-def rankings(ablations, gradients):
+def rankings(records, gradients):
     """Heads ranked by each measure of importance, and how far the rankings agree.
 
-    Args:
-        ablations: the records of `measure_ablation` on one set.
-        gradients: `gradient_importance`.
+    The measures are the loss of exact match and of margin by each method of ablation, from the
+    records of `measure_ablation` on one set, and `gradient_importance`.
 
     Returns:
-        A dict: `importance`, `{measure: {head: value}}`, higher is more important (loss of exact match and of margin by
-        each method of ablation, and the gradient); `ranking`, `{measure: [heads, the most important first]}`;
-        `tied`, how many heads share their value with another, which then share the mean of their ranks;
-        `rank_correlation`, `{measure: {measure: Spearman's}}`.
+        `importance`, `{measure: {head: value}}`; `ranking`, `{measure: [heads, the most important
+        first]}`; `tied`, how many heads share their value; `rank_correlation` of all measures.
     """
-    importance = {f"{what}, {method}": {record["head"]: -record[f"{key}_change"]["mean"] for record in ablations
-                                        if record["method"] == method}
-                  for what, key in (("exact match", "exact_match"), ("margin", "margin")) for method in METHODS}
-    importance["gradient"] = gradients
-    return {"importance": importance,
-            "ranking": {measure: sorted(values, key=values.get, reverse=True)
-                        for measure, values in importance.items()},
-            "tied": {measure: sum(values.count(value) > 1 for value in values)
-                     for measure, values in ((name, list(each.values())) for name, each in importance.items())},
-            "rank_correlation": {one: {other: rank_correlation(list(importance[one].values()),
-                                                               list(importance[other].values()))
-                                       for other in importance} for one in importance}}
+    importance = {
+        f"{name}, {method}": losses(records, method, key)
+        for name, key in (("exact match", "exact_match_change"), ("margin", "margin_change"))
+        for method in METHODS
+    } | {"gradient": gradients}
+    record = {"importance": importance, "ranking": {}, "tied": {}, "rank_correlation": {}}
+    for measure, heads in importance.items():
+        values = list(heads.values())
+        record["ranking"][measure] = sorted(heads, key=heads.get, reverse=True)
+        record["tied"][measure] = sum(values.count(value) > 1 for value in values)
+        record["rank_correlation"][measure] = {
+            other: rank_correlation(values, list(heads.values()))
+            for other, heads in importance.items()
+        }
+    return record
 
 
 def measure_pairs(examination):
-    """Ablate every two heads at once (zero), against ablating each alone: heads that stand in for each other show here.
+    """Ablate every two heads at once (zero), against each alone: backup heads show here.
 
     Returns:
-        A list of records: the `heads`, the exact match that each alone costs, `single_losses`, and the `excess` that
-        the two together cost beyond the sum of these, paired problem by problem, with a bootstrap 95% interval; the
-        largest first. `backup` says whether more problems have an excess than a deficit (sign test), corrected for the
-        number of pairs (Holm 1979): among all pairs together the chance of a wrong one is at most `BACKUP_LEVEL`.
+        A list of records: the exact match that each alone costs, and the `excess` that the two cost
+        together beyond that, paired problem by problem; the largest first. `backup` says whether
+        more problems have an excess than a deficit (sign test), corrected for the number of pairs
+        (Holm 1979): the chance of one wrong backup among all pairs is at most `BACKUP_LEVEL`.
     """
     clean = examination.clean.matches.float()
     heads = all_heads(examination.model)
     alone = {site: clean - examination.matches([site]).float() for site in heads}
-    bootstrap = Bootstrap(len(clean))
-    pairs = list(combinations(heads, 2))
-    progress = Progress("pairs of heads", len(pairs))
-    records, chances = [], []
-    for one, other in pairs:
-        excess = (clean - examination.matches([one, other]).float() - alone[one] - alone[other]).cpu()
-        records.append({"heads": [one.name(), other.name()], "n": len(clean),
-                        "single_losses": [alone[one].mean().item(), alone[other].mean().item()],
-                        "excess": summary(bootstrap, excess)})
+    bootstrap, pairs = Bootstrap(len(clean)), list(combinations(heads, 2))
+    progress, records, chances = Progress("pairs of heads", len(pairs)), [], []
+    for pair in pairs:
+        together = clean - examination.matches(pair).float()
+        excess = (together - alone[pair[0]] - alone[pair[1]]).cpu()
+        record = {"heads": [site.name() for site in pair], "n": len(clean)}
+        record["single_losses"] = [alone[site].mean().item() for site in pair]
+        records.append(record | {"excess": bootstrap.summary(excess)})
         chances.append(sign_test(int((excess > 0).sum()), int((excess < 0).sum())))
         progress.update(len(records))
     for record, accepted in zip(records, holm(chances, BACKUP_LEVEL)):
@@ -178,15 +240,15 @@ def measure_pairs(examination):
 
 
 def sign_test(more, less):
-    """The chance of at least `more` of `more + less` signs being positive if either sign is as likely."""
-    return sum(comb(more + less, count) for count in range(more, more + less + 1)) / 2 ** (more + less)
+    """The chance of `more` or more positive signs of `more + less` if both signs are as likely."""
+    total = more + less
+    return sum(comb(total, count) for count in range(more, total + 1)) / 2**total
 
 
 def holm(chances, level):
-    """Which of several tests with these chances under their null hypotheses hold together at this level (Holm 1979)."""
-    order = sorted(range(len(chances)), key=chances.__getitem__)
+    """Which of several tests with these chances hold together at this level (Holm 1979)."""
     accepted = [False] * len(chances)
-    for place, number in enumerate(order):
+    for place, number in enumerate(sorted(range(len(chances)), key=chances.__getitem__)):
         if chances[number] > level / (len(chances) - place):
             break
         accepted[number] = True

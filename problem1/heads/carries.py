@@ -1,36 +1,43 @@
-"""What a sum asks of an adder: which columns carry, and how far a carry must travel through columns that sum to 9."""
+"""What a sum asks of an adder: which columns carry, and how far a carry travels.
+
+Shapes in comments: N problems, n digits of a number. Digits `a [N, n]`, `b [N, n]` stand as in the
+source, the highest first.
+"""
 
 import torch
 
-from dataset import digits_of
 
-
-def carries_out(a, b, num_digits):
-    """Whether each column of `a [N] + b [N]` carries into the next: bools `[N, n]`, most significant column first."""
-    columns = digits_of(a, num_digits) + digits_of(b, num_digits)
-    carry = torch.zeros_like(a, dtype=torch.bool)
-    out = []
-    for column in columns.flip(1).unbind(1):
+def carries_out(a, b):
+    """Whether each column of `a [N, n] + b [N, n]` carries into the next: bools `[N, n]`."""
+    carry, out = torch.zeros_like(a[:, 0]), []
+    for column in (a + b).flip(1).unbind(1):  # [N], units first
         carry = column + carry >= 10
         out.append(carry)
     return torch.stack(out[::-1], dim=1)
 
 
-def carry_pattern(a, b, num_digits):
-    """The carries as one number `[N]`, whose binary digits are the columns: 0b110 = hundreds and tens carry."""
-    powers = 2 ** torch.arange(num_digits - 1, -1, -1)
-    return (carries_out(a, b, num_digits) * powers).sum(dim=1)
+def carry_pattern(a, b):
+    """The carries as one number `[N]`, a binary digit a column: 0b110 = hundreds and tens carry."""
+    powers = 2 ** torch.arange(a.size(1) - 1, -1, -1)
+    return (carries_out(a, b) * powers).sum(dim=1)
 
 
-def cascade_length(a, b, num_digits):
-    """The longest run of neighbouring columns that sum to 9 and hand on a carry they received, `[N]`.
+def longest_chain(a, b):
+    """Columns of the longest carry chain of each problem, `[N]`: from 0 (no carry) to n.
 
-    657 + 348: the units carry, and the tens (5 + 4 = 9) and hundreds (6 + 3 = 9) only hand that carry on: length 2.
+    A chain begins at a column whose digits alone sum to 10 or more. It goes on through the columns
+    to its left that sum to 9: all of them carry.
     """
-    nines = digits_of(a, num_digits) + digits_of(b, num_digits) == 9
-    handed_on = nines & carries_out(a, b, num_digits)
-    run = longest = torch.zeros_like(a)
-    for column in handed_on.flip(1).unbind(1):
-        run = (run + 1) * column
+    run = longest = torch.zeros_like(a[:, 0])
+    for column in (a + b).flip(1).unbind(1):
+        run = torch.where(column >= 10, 1, torch.where((column == 9) & (run > 0), run + 1, 0))
         longest = torch.maximum(longest, run)
     return longest
+
+
+def cascade_length(a, b):
+    """Columns that sum to 9 in the longest carry chain, `[N]`: how far a carry is handed on.
+
+    657 + 348: the units carry, and the tens and hundreds hand that carry on: length 2.
+    """
+    return (longest_chain(a, b) - 1).clamp_min(0)

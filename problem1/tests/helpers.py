@@ -1,4 +1,4 @@
-"""What several tests need: a command run in this process, small data, a small trained model."""
+"""What tests of both folders need: a command run in this process, a served page. Same in both."""
 
 import contextlib
 import io
@@ -9,81 +9,96 @@ import sys
 import tempfile
 import threading
 import unittest
-from concurrent.futures import Future
+from argparse import Namespace
 from http.client import HTTPConnection
 from pathlib import Path
 from unittest import mock
 
 import torch
 
-from generate_data import generate
-from learning.checkpoint import save_model
-from model import Seq2SeqTransformer
-from support import cli
-from support.files import write_json
+from support import cli, files, studies
 from support.server import ADDRESS, Server
 
-RESULTS = Path(__file__).resolve().parent.parent / "results"
+HOME = Path(__file__).resolve().parent.parent
+RESULTS = HOME / "results"
+CODE = {"data", "results", "runs", "tests", "__pycache__"}  # a copy of the code is without these
 
 
-def command(main, *arguments, stdin=b""):
-    """Run a command's main as its script would; returns `(exit status, standard output, standard error)`."""
-    output, errors = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors), \
-            mock.patch.object(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin))):
+def text_stream(content=b"", encoding="utf-8"):
+    return io.TextIOWrapper(io.BytesIO(content), encoding=encoding, newline="")
+
+
+def command(main, *arguments, stdin=b"", encoding="utf-8"):
+    """Run a command's main as its script would.
+
+    Returns:
+        `(exit status, standard output, standard error)`.
+    """
+    output, errors = text_stream(encoding=encoding), io.StringIO()
+    with (
+        contextlib.redirect_stdout(output),
+        contextlib.redirect_stderr(errors),
+        mock.patch.object(sys, "stdin", text_stream(stdin)),
+    ):
         try:
             cli.run(lambda: main([str(argument) for argument in arguments]))
         except SystemExit as exit_:
-            return exit_.code or 0, output.getvalue(), errors.getvalue()
-
-
-def record_robustness(part, record):
-    """Put what a script found (`part` is "fuzz" or "kills") into results/robustness.json, beside what the other one
-    found."""
-    path = RESULTS / "robustness.json"
-    records = json.loads(path.read_text()) if path.exists() else {}
-    write_json(path,
-               records | {part: record
-                          | {"environment": {"python": platform.python_version(), "torch": str(torch.__version__)}}})
+            output.flush()
+            return exit_.code or 0, output.buffer.getvalue().decode(encoding), errors.getvalue()
 
 
 def copy_of_the_code(folder):
-    """Copy this problem's folder to `folder`, without data, results and tests; returns `folder`."""
-    return shutil.copytree(RESULTS.parent, folder,
-                           ignore=shutil.ignore_patterns("data", "results", "runs", "tests", "__pycache__"))
+    """Copy this folder's code to `folder`, without data, results and tests; returns `folder`."""
+    return shutil.copytree(HOME, folder, ignore=shutil.ignore_patterns(*CODE))
 
 
-def without_pictures(module):
-    """A patch with which a command draws its figures and saves a few bytes in the place of each: saving takes
-    longest."""
-    def save(path, figure):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"picture")
-    return mock.patch.object(module, "save_figure", save)
+def without_pictures():
+    """A patch with which every figure is a few bytes: to draw a picture takes longest."""
+    return mock.patch.object(files, "figure_bytes", return_value=b"picture")
+
+
+def record_robustness(part, record):
+    """Put what a tool found (`part` is "fuzz" or "kills") into results/beyond/robustness.json."""
+    path = RESULTS / "beyond" / "robustness.json"
+    records = json.loads(path.read_text()) if path.exists() else {}
+    versions = {"python": platform.python_version(), "torch": str(torch.__version__)}
+    files.write_json(path, records | {part: record | {"environment": versions}})
 
 
 class InThisProcess:
-    """A stand-in for a pool of processes."""
+    """A stand-in for the process of one run of a study."""
 
-    def __init__(self, *arguments, **options):
+    def __init__(self, target, args, daemon):
+        self.args, self.sentinel = args, object()
+
+    def start(self):
+        function, values, folder = self.args
+        folder.mkdir(parents=True, exist_ok=True)
+        files.write_json(folder / "record.json", function(*values, folder))
+
+    def join(self):
         pass
 
-    def __enter__(self):
-        return self
 
-    def __exit__(self, *_):
-        pass
-
-    def submit(self, function, *arguments):
-        future = Future()
-        future.set_result(function(*arguments))
-        return future
+@contextlib.contextmanager
+def studies_in_this_process():
+    """Within the block the runs of a study are done in this process, one after the other."""
+    context = Namespace(Process=InThisProcess)
+    with (
+        mock.patch.object(studies.multiprocessing, "get_context", lambda _: context),
+        mock.patch.object(studies, "wait", lambda sentinels: sentinels[:1]),
+    ):
+        yield
 
 
 @contextlib.contextmanager
 def serving(groups, page=b"page"):
-    """Within the block of code the questions of `groups` are served; yields the server, whose `request(method, path,
-    body, headers)` is answered with `(status, headers, JSON or bytes)`."""
+    """Serve the questions of `groups` while the block runs.
+
+    Yields:
+        The server; its `request(method, path, body, headers)` is answered with
+        `(status, headers, JSON or bytes)`.
+    """
     with Server(page, groups) as server:
         threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
 
@@ -97,6 +112,7 @@ def serving(groups, page=b"page"):
                 return reply.status, reply.headers, json.loads(content) if is_json else content
             finally:
                 connection.close()
+
         server.request = request
         try:
             yield server
@@ -105,10 +121,10 @@ def serving(groups, page=b"page"):
 
 
 def fuzzed_body(generator, names, values):
-    """The body of a question: JSON of some of the arguments `names` with `values` of any kind, or no such thing."""
+    """The body of a question: JSON of some arguments with any values, or no JSON at all."""
     if generator.random() < 0.1:
-        return generator.choice([b"", b"[" * 50_000, b"{", b"null", b'{"a": NaN}', b"\xff", b'{"a": 1e999}',
-                                 b"9" * 5000, generator.randbytes(generator.randrange(300))])
+        broken = [b"", b"[" * 50_000, b"{", b"null", b'{"a": NaN}', b"\xff", b'{"a": 1e999}']
+        return generator.choice([*broken, b"9" * 5000, generator.randbytes(100)])
     kept = [name for name in names if generator.random() < 0.97]
     return json.dumps({name: generator.choice(values) for name in kept}).encode()
 
@@ -121,50 +137,20 @@ class TemporaryFolder(unittest.TestCase):
         self.addCleanup(folder.cleanup)
         self.folder = Path(folder.name)
 
-    def small_data(self, num_digits=1, sizes=(40, 20, 20)):
-        """A data folder with few problems."""
-        generate(self.folder / "data", num_digits, 641, *sizes)
-        return self.folder / "data"
+    def contents(self, folder=None):
+        """The files below a folder, `{name: bytes}`, without locks."""
+        folder = folder or self.folder
+        return {
+            str(path.relative_to(folder)): path.read_bytes()
+            for path in folder.rglob("*")
+            if path.is_file() and path.name != ".lock"
+        }
 
     def assert_one_line(self, result, *words, status=2):
-        """The command failed with this status and one line on standard error that has these words."""
+        """The command failed with this status and one line on standard error with these words."""
         code, output, errors = result
         self.assertEqual(code, status, errors)
         self.assertEqual(errors.count("\n"), 1, errors)
         self.assertTrue(errors.startswith("error: "), errors)
         for word in words:
             self.assertIn(word, errors)
-
-
-class Oracle(torch.nn.Module):
-    """A stand-in for the model: with teacher forcing it is right, free-running it answers `wrong(target [B, T])`."""
-
-    def __init__(self, num_digits=3, wrong=lambda target: target):
-        super().__init__()
-        self.num_digits, self.wrong = num_digits, wrong
-        self.config = small_config()
-        self.unused = torch.nn.Parameter(torch.zeros(1))
-
-    def right(self, source):
-        powers = 10 ** torch.arange(self.num_digits - 1, -1, -1)
-        total = (source[:, :self.num_digits] * powers).sum(1) + (source[:, self.num_digits + 1:] * powers).sum(1)
-        return total.unsqueeze(1) // 10 ** torch.arange(self.num_digits, -1, -1) % 10
-
-    def written(self, target):
-        return target
-
-    def generate(self, source, max_len, src_mask=None):
-        return self.wrong(self.right(source))[:, :max_len]
-
-    def forward(self, source, tgt, src_mask=None):
-        return torch.nn.functional.one_hot(self.right(source), 13) * 50.0
-
-
-def small_config():
-    return Seq2SeqTransformer(13, 4, 1, 1, 1, 4).config
-
-
-def save_with(path, model, **about):
-    """Save a model with what training would have noted of it."""
-    model.about = {"num_digits": 3, "train_sha256": ""} | about
-    save_model(path, model.state_dict())

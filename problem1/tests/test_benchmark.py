@@ -1,24 +1,23 @@
-"""The benchmark compares like with like: the references compute the same, the floor does the same products."""
+"""The benchmark compares like with like: the reference computes the same, the floor as much."""
 
-import json
-import math
-import unittest
+from unittest import mock
 
 import torch
 
-import benchmark
-from dataset import PAD_TOKEN, padding_mask, shift_right
+from beyond.benchmark import PyTorchTransformer
+from dataset import VOCAB_SIZE
 from model import Seq2SeqTransformer
-from speed.measuring import compare, fitted_exponent, peak_memory, products_alone, time_to_quality, times_in_turn
-from speed.references import PyTorchTransformer, generate_uncached
-from tests.helpers import RESULTS
-from tests.test_model import copy_attention
+from support import timing
+from tests.helpers import TemporaryFolder
+from tests.small import TOLERANCE, some_problems
+from tests.test_attention import copy_attention
 
-SIZES = dict(vocab_size=13, d_model=24, num_heads=3, num_encoder_layers=2, num_decoder_layers=1, d_ff=40, dropout=0.0)
+SIZES = {"d_model": 24, "num_heads": 3, "num_encoder_layers": 2, "num_decoder_layers": 1}
+SIZES |= {"d_ff": 40, "dropout": 0.0}
 
 
-def same_weights(ours, theirs):
-    """Put the weights of `ours` into the reference."""
+def copy_weights(ours, theirs):
+    """Put the weights of our model into the one of PyTorch's modules."""
     theirs.embedding.load_state_dict(ours.embedding.state_dict())
     theirs.output_projection.load_state_dict(ours.output_projection.state_dict())
     for side in ("encoder", "decoder"):
@@ -32,73 +31,40 @@ def same_weights(ours, theirs):
             for name in ("norm1", "norm2"):
                 getattr(other, name).load_state_dict(getattr(mine, name).state_dict())
             for name in ("linear1", "linear2"):
-                getattr(other, name).load_state_dict(getattr(mine.feed_forward, name).state_dict())
+                linear = getattr(mine.feed_forward, name)
+                getattr(other, name).load_state_dict(linear.state_dict())
 
 
-class References(unittest.TestCase):
-    def test_the_model_of_pytorch_s_parts_computes_the_same(self):
+class Benchmark(TemporaryFolder):
+    def test_the_model_of_pytorch_s_modules_computes_the_same(self):
         torch.manual_seed(0)
-        ours, theirs = Seq2SeqTransformer(**SIZES).double(), PyTorchTransformer(**SIZES).double()
-        same_weights(ours, theirs)
-        source, target = torch.randint(10, (3, 7)), torch.randint(10, (3, 4))
-        torch.testing.assert_close(theirs(source, shift_right(target)), ours(source, shift_right(target)), rtol=0,
-                                   atol=1e-12)
-        source[0, 5:] = PAD_TOKEN
-        mask = padding_mask(source)
-        torch.testing.assert_close(theirs(source, shift_right(target), mask), ours(source, shift_right(target), mask),
-                                   rtol=0, atol=1e-12)
-        self.assertEqual(*(sum(p.numel() for p in model.parameters()) for model in (ours, theirs)))
+        ours, theirs = (
+            kind(VOCAB_SIZE, **SIZES).double().eval()
+            for kind in (Seq2SeqTransformer, PyTorchTransformer)
+        )
+        copy_weights(ours, theirs)
+        source, target = some_problems()
+        torch.testing.assert_close(theirs(source, target), ours(source, target), **TOLERANCE)
+        self.assertTrue(torch.equal(theirs.generate(source, 4), ours.generate(source, 4)))
+        counts = [sum(p.numel() for p in model.parameters()) for model in (ours, theirs)]
+        self.assertEqual(*counts)
 
-    def test_uncached_decoding_gives_the_same_tokens(self):
-        torch.manual_seed(0)
-        model, source = Seq2SeqTransformer(**SIZES).double().eval(), torch.randint(10, (5, 7))
-        self.assertTrue(torch.equal(generate_uncached(model, source, 6), model.generate(source, 6)))
-
-
-class Measuring(unittest.TestCase):
     def test_the_floor_has_the_products_of_forward_and_backward(self):
         layer, x = torch.nn.Linear(5, 7), torch.randn(3, 4, 5)
-        _, forward = products_alone(lambda: layer(x))
-        _, both = products_alone(lambda: layer(x).sum().backward())
-        self.assertEqual((forward, both), (12 * 5 * 7, 2 * 12 * 5 * 7))  # the input needs no gradient
-        q = torch.randn(2, 3, 8, 4, requires_grad=True)
-        floor, multiplications = products_alone(lambda: (q @ q.transpose(-2, -1)).square().sum().backward())
-        self.assertEqual(multiplications, 3 * 6 * 8 * 8 * 4)
-        floor()
-
-    def test_peak_memory_counts_what_is_held_at_once(self):
-        self.assertEqual(peak_memory(lambda: [torch.zeros(1000) for _ in range(3)]), 12_000)
-        self.assertEqual(peak_memory(lambda: [torch.zeros(1000).sum().item() for _ in range(3)]), 4_004)
+        with (
+            mock.patch.object(torch, "mm", wraps=torch.mm) as mm,
+            mock.patch.object(torch, "bmm", wraps=torch.bmm) as bmm,
+        ):
+            timing.products_alone(lambda: layer(x).sum().backward())()
+            shapes = [tuple(tuple(a.shape) for a in call.args) for call in mm.call_args_list]
+            # The input needs no gradient.
+            self.assertEqual(shapes, [((12, 5), (5, 7)), ((7, 12), (12, 5))])
+            q = torch.randn(2, 3, 8, 4, requires_grad=True)
+            timing.products_alone(lambda: (q @ q.transpose(-2, -1)).square().sum().backward())()
+        self.assertEqual(len(bmm.call_args_list), 3)
 
     def test_comparison_is_within_rounds(self):
-        record = compare({"a": [2.0, 40.0, 6.0], "b": [1.0, 10.0, 2.0]}, "a", "b")
-        self.assertEqual((record["ratio"], record["ratio_quartiles"], record["seconds"]),
-                         (3, [2.5, 3.5], {"a": 6, "b": 2}))
-        order = []
-        times = times_in_turn({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 2, 0)
-        self.assertEqual(("".join(order), len(times["a"])), ("aabb" + "abab", 2))
-
-    def test_exponent_and_time_to_quality(self):
-        self.assertAlmostEqual(fitted_exponent([1, 2, 4], [3, 12, 48]), 2)
-        curves = [[[1.0, 10, 0.5], [2.0, 20, 1.0]], [[1.5, 10, 0.9], [3.0, 20, 0.95]]]
-        half, full = time_to_quality(curves, [0.5, 1.0])
-        self.assertEqual((half["reached"], half["seconds"], half["samples"]), (2, [1.0, 1.25, 1.5], [10, 10, 10]))
-        self.assertEqual((full["runs"], full["reached"], full["seconds"]), (2, 1, [2.0, 2.0, 2.0]))
-        self.assertNotIn("seconds", time_to_quality(curves, [2.0])[0])
-
-    def test_a_section_and_its_figure(self):
-        records = benchmark.measure_attention(1, 4) + [benchmark.measure_growth(1, "batch", (1, 2))]
-        self.assertTrue(all(math.isfinite(record["ratio"]) and min(record["peak_bytes"].values()) > 0
-                            for record in records[:-1]))
-        self.assertEqual(len(benchmark.plot_benchmark({"records": records}).axes), 3)
-
-
-@unittest.skipUnless((RESULTS / "benchmark.json").exists(), "no benchmark is committed yet")
-class Record(unittest.TestCase):
-    def test_every_section_is_in_the_record(self):
-        records = json.loads((RESULTS / "benchmark.json").read_text())["records"]
-        self.assertEqual({record["section"] for record in records},
-                         {"training step", "attention", "input pipeline", "decoding", "exhaustive check", "growth",
-                          "time to quality"})
-        self.assertEqual({record["length"] for record in records if record["section"] == "attention"},
-                         set(benchmark.LENGTHS))
+        times = {"a": [2.0, 40.0, 6.0], "b": [1.0, 10.0, 2.0]}
+        record = timing.compare(times, "a", "b")
+        self.assertEqual((record["ratio"], record["ratio_quartiles"]), (3, [2.5, 3.5]))
+        self.assertEqual(record["seconds"], {"a": 6, "b": 2})

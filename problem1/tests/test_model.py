@@ -1,69 +1,104 @@
-"""The model against PyTorch's own layers, and the properties that decoding and training rely on."""
+"""The model against PyTorch's own layers, and what decoding, masks, hooks and training rely on."""
 
+import importlib
 import inspect
 import math
 import unittest
+import warnings
 
 import torch
 from torch import nn
 
-from attention import MultiHeadAttention, create_causal_mask, scaled_dot_product_attention
-from dataset import (PAD_TOKEN, START_TOKEN, VOCAB_SIZE, AdditionDataset, create_dataloaders, encode_problems,
-                     padding_mask, shift_right)
-from model import ORDERS, DecoderCache, DecoderLayer, EncoderLayer, FeedForward, PositionalEncoding, Seq2SeqTransformer
-from positions.columns import ColumnBias, digits, source_columns
-from positions.learned import LearnedPositions
+from attention import MultiHeadAttention, create_causal_mask
+from dataset import PAD_TOKEN, START_TOKEN, VOCAB_SIZE, encode_problems, padding_mask, shift_right
+from model import (
+    DecoderLayer,
+    EncoderLayer,
+    PositionalEncoding,
+    evaluating,
+)
+from tests.small import TOLERANCE, digits, small_model
+from tests.test_attention import copy_attention
 
-TOLERANCE = dict(rtol=0, atol=1e-12)
+CONTRACT = """
+    attention.scaled_dot_product_attention(Q, K, V, mask=None)
+    attention.MultiHeadAttention(d_model, num_heads)
+    attention.MultiHeadAttention.forward(self, query, key, value, mask=None)
+    attention.create_causal_mask(seq_len, device=None)
+    model.PositionalEncoding(d_model, max_len=5000)
+    model.FeedForward(d_model, d_ff, dropout=0.1)
+    model.EncoderLayer(d_model, num_heads, d_ff, dropout=0.1)
+    model.EncoderLayer.forward(self, x, mask=None)
+    model.DecoderLayer(d_model, num_heads, d_ff, dropout=0.1)
+    model.DecoderLayer.forward(self, x, encoder_output, src_mask=None, tgt_mask=None)
+    model.Seq2SeqTransformer(vocab_size, d_model=128, num_heads=4, num_encoder_layers=2,
+        num_decoder_layers=2, d_ff=512, dropout=0.1, max_len=100)
+    model.Seq2SeqTransformer.encode(self, src, src_mask=None)
+    model.Seq2SeqTransformer.decode(self, tgt, encoder_output, src_mask=None, tgt_mask=None)
+    model.Seq2SeqTransformer.forward(self, src, tgt, src_mask=None, tgt_mask=None)
+    model.Seq2SeqTransformer.generate(self, src, max_len=20, start_token=12)
+    dataset.AdditionDataset(data_path, pad_token=11)
+    dataset.collate_fn(batch)
+    dataset.create_dataloaders(data_dir, batch_size=32, num_workers=0)
+    dataset.get_vocab_size(num_digits=3)
+    generate_data.generate_dataset(num_samples, num_digits, seed=None)
+"""
 
 
-def small_model(**changes):
-    torch.manual_seed(0)
-    return Seq2SeqTransformer(VOCAB_SIZE, **{"d_model": 24, "num_heads": 3, "d_ff": 40, "dropout": 0.0,
-                                             **changes}).double().eval()
+def a_model(**sizes):
+    return small_model(**{"d_model": 24, "num_heads": 3, "d_ff": 40} | sizes).double()
 
 
 def problems():
-    source, target = encode_problems(torch.tensor([123, 999, 657]), torch.tensor([456, 999, 348]), 3)
-    return source, target
-
-
-def copy_attention(ours, theirs):
-    theirs.in_proj_weight.data = torch.cat([ours.W_q.weight, ours.W_k.weight, ours.W_v.weight]).data
-    theirs.in_proj_bias.data = torch.cat([ours.W_q.bias, ours.W_k.bias, ours.W_v.bias]).data
-    theirs.out_proj.load_state_dict(ours.W_o.state_dict())
+    return encode_problems(digits(123, 999, 657), digits(456, 999, 348))
 
 
 class AgainstPyTorch(unittest.TestCase):
     def setUp(self):
         torch.manual_seed(0)
-        self.options = dict(dropout=0.0, batch_first=True, norm_first=True, dtype=torch.float64)
-        self.x, self.memory = torch.randn(2, 4, 24, dtype=torch.float64), torch.randn(2, 7, 24, dtype=torch.float64)
+        options = {"batch_first": True, "norm_first": True, "dtype": torch.float64}
+        self.encoder = nn.TransformerEncoderLayer(24, 3, 40, 0.0, **options)
+        self.decoder = nn.TransformerDecoderLayer(24, 3, 40, 0.0, **options)
+        self.x = torch.randn(2, 4, 24, dtype=torch.float64)
+        self.memory = torch.randn(2, 7, 24, dtype=torch.float64)
 
-    def copy_rest(self, ours, theirs):
+    def copy(self, ours, theirs):
+        copy_attention(ours.self_attn, theirs.self_attn)
         theirs.linear1.load_state_dict(ours.feed_forward.linear1.state_dict())
         theirs.linear2.load_state_dict(ours.feed_forward.linear2.state_dict())
 
     def test_encoder_layer(self):
-        ours, theirs = EncoderLayer(24, 3, 40, 0.0).double(), nn.TransformerEncoderLayer(24, 3, 40, **self.options)
-        copy_attention(ours.self_attn, theirs.self_attn)
-        self.copy_rest(ours, theirs)
-        padding = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]]).bool()
-        torch.testing.assert_close(ours(self.x, padding[:, None, None]), theirs(self.x, src_key_padding_mask=~padding),
-                                   **TOLERANCE)
+        ours = EncoderLayer(24, 3, 40, 0.0).double()
+        self.copy(ours, self.encoder)
+        real = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]]).bool()
+        expected = self.encoder(self.x, src_key_padding_mask=~real)
+        torch.testing.assert_close(ours(self.x, real[:, None, None]), expected, **TOLERANCE)
 
     def test_decoder_layer(self):
-        ours, theirs = DecoderLayer(24, 3, 40, 0.0).double(), nn.TransformerDecoderLayer(24, 3, 40, **self.options)
-        copy_attention(ours.self_attn, theirs.self_attn)
-        copy_attention(ours.cross_attn, theirs.multihead_attn)
-        self.copy_rest(ours, theirs)
-        causal = create_causal_mask(4)
-        torch.testing.assert_close(ours(self.x, self.memory, None, causal),
-                                   theirs(self.x, self.memory, tgt_mask=~causal[0, 0]),
-                                   **TOLERANCE)
+        ours = DecoderLayer(24, 3, 40, 0.0).double()
+        self.copy(ours, self.decoder)
+        copy_attention(ours.cross_attn, self.decoder.multihead_attn)
+        causal, real = create_causal_mask(4), torch.ones(2, 7, dtype=torch.bool)
+        real[1, 5:] = False
+        expected = self.decoder(
+            self.x, self.memory, tgt_mask=~causal[0, 0], memory_key_padding_mask=~real
+        )
+        output = ours(self.x, self.memory, real[:, None, None], causal)
+        torch.testing.assert_close(output, expected, **TOLERANCE)
 
 
 class Parts(unittest.TestCase):
+    def test_signatures_are_those_of_the_course(self):
+        for line in CONTRACT.replace(",\n", ",").split("\n")[1:-1]:
+            name, wanted = line.strip().removesuffix(")").split("(")
+            module, *path = name.split(".")
+            function = importlib.import_module(module)
+            for part in path:
+                function = getattr(function, part)
+            given = str(inspect.signature(function))[1:-1].replace(" ", "").split(",")
+            wanted = wanted.replace(" ", "").split(",")
+            self.assertEqual(given[: len(wanted)], wanted, name)
+
     def test_positional_encoding_is_the_formula(self):
         table = PositionalEncoding(6, 11)(torch.zeros(1, 11, 6))
         for pos in range(11):
@@ -73,222 +108,149 @@ class Parts(unittest.TestCase):
                 self.assertAlmostEqual(table[0, pos, 2 * i + 1].item(), math.cos(angle), places=5)
 
     def test_positional_encoding_of_odd_width_and_past_its_end(self):
-        self.assertEqual(PositionalEncoding(5, 4)(torch.zeros(2, 4, 5)).shape, (2, 4, 5))
-        with self.assertRaisesRegex(ValueError, "max_len"):
-            PositionalEncoding(6, 4)(torch.zeros(1, 5, 6))
-
-    def test_learned_positions_are_the_rows(self):
-        positions = LearnedPositions(4, 5)
-        x = torch.randn(2, 3, 4)
-        self.assertTrue(torch.equal(positions(x, 2), x + positions.rows[2:5]))
-        with self.assertRaisesRegex(ValueError, "max_len"):
-            positions(x, 3)
-        before = small_model(positions="learned")(*problems())
-        self.assertGreater((before - small_model(positions="columns")(*problems())).abs().max(), 1e-4)
-
-    def test_feed_forward_acts_on_each_position_alone(self):
-        torch.manual_seed(0)
-        layer, x = FeedForward(8, 16).eval(), torch.randn(2, 5, 8)
-        torch.testing.assert_close(layer(x)[:, 2:3], layer(x[:, 2:3]))
-
-    def test_signatures_are_those_of_the_course(self):
-        def starts(function, *names):
-            self.assertEqual(list(inspect.signature(function).parameters)[:len(names)], list(names))
-        starts(Seq2SeqTransformer, "vocab_size", "d_model", "num_heads", "num_encoder_layers", "num_decoder_layers",
-               "d_ff", "dropout", "max_len")
-        starts(Seq2SeqTransformer.forward, "self", "src", "tgt", "src_mask", "tgt_mask")
-        starts(Seq2SeqTransformer.encode, "self", "src", "src_mask")
-        starts(Seq2SeqTransformer.decode, "self", "tgt", "encoder_output", "src_mask", "tgt_mask")
-        starts(Seq2SeqTransformer.generate, "self", "src", "max_len", "start_token")
-        starts(DecoderLayer.forward, "self", "x", "encoder_output", "src_mask", "tgt_mask")
-        starts(EncoderLayer.forward, "self", "x", "mask")
-        starts(MultiHeadAttention.forward, "self", "query", "key", "value", "mask")
-        starts(scaled_dot_product_attention, "Q", "K", "V", "mask")
-        starts(create_causal_mask, "seq_len", "device")
-        starts(AdditionDataset, "data_path", "pad_token")
-        starts(create_dataloaders, "data_dir", "batch_size", "num_workers")
-        starts(PositionalEncoding, "d_model", "max_len")
-        starts(FeedForward, "d_model", "d_ff", "dropout")
-        self.assertEqual(inspect.signature(Seq2SeqTransformer.generate).parameters["max_len"].default, 20)
-        defaults = {name: p.default for name, p in inspect.signature(Seq2SeqTransformer).parameters.items()}
-        self.assertEqual(list(defaults.values())[1:], [128, 4, 2, 2, 512, 0.1, 100, "left-to-right", "sinusoidal"])
-
-
-def column_model(order, **changes):
-    """A small model whose places are columns, with biases that matter."""
-    model = small_model(positions="columns", order=order, **changes)
-    for parameter in model.columns.parameters():
-        nn.init.normal_(parameter)
-    return model
-
-
-class Columns(unittest.TestCase):
-    def test_columns_of_sources_of_several_lengths(self):
-        n = digits(torch.zeros(2, 7, 4), torch.tensor([[1] * 7, [1] * 5 + [0] * 2])[:, None, None])
-        self.assertEqual(n.tolist(), [[3], [2]])
-        self.assertEqual(source_columns(7, n)[0].tolist(), [2, 1, 0, 2, 2, 1, 0])
-        self.assertEqual(source_columns(7, n)[1, :5].tolist(), [1, 0, 1, 1, 0])
-        self.assertEqual(digits(torch.zeros(2, 7, 4), None).tolist(), [[3]])
-
-    def test_a_bias_is_the_weight_of_the_clipped_distance(self):
-        bias = ColumnBias(2)
-        bias.weights.data = torch.arange(14.0).view(2, 7)
-        scores = bias(torch.tensor([[0, 2]]), torch.tensor([[2, 1, 0, 9]]))
-        self.assertEqual((scores / bias.GAIN)[0, 1].tolist(), [[12, 11, 10, 13], [10, 9, 8, 13]])
-
-    def test_padding_changes_nothing_and_cached_decoding_equals_decoding_at_once(self):
-        source, target = problems()
-        for order in ORDERS:
-            model = column_model(order)
-            padded = torch.cat([source, torch.full((3, 4), PAD_TOKEN)], dim=1)
-            mask = padding_mask(padded)
-            written = shift_right(model.written(target))
-            torch.testing.assert_close(model(padded, written, mask), model(source, written), **TOLERANCE)
-            self.assertTrue(torch.equal(model.generate(padded, 4, src_mask=mask), model.generate(source, 4)))
-            memory, caches = model.encode(source), [DecoderCache() for _ in model.decoder_layers]
-            stepwise = torch.cat([model.decode(written[:, t:t + 1], memory, caches=caches) for t in range(4)], dim=1)
-            torch.testing.assert_close(stepwise, model.decode(written, memory), **TOLERANCE)
-
-    def test_numbers_of_several_lengths_in_one_batch_are_read_as_each_alone(self):
-        model, short = column_model("left-to-right"), torch.tensor([[1, 2, 10, 3, 4]])
-        batch = torch.cat([problems()[0][:1], nn.functional.pad(short, (0, 2), value=PAD_TOKEN)])
-        alone = model.encode(short)
-        torch.testing.assert_close(model.encode(batch, padding_mask(batch))[1:, :5], alone, **TOLERANCE)
-
-    def test_the_operands_can_change_places_digit_by_digit(self):
-        source, target = problems()
-        swapped = source.clone()
-        swapped[:, 1], swapped[:, 5] = source[:, 5], source[:, 1]
-        for order in ORDERS:
-            model = column_model(order)
-            torch.testing.assert_close(model(swapped, target), model(source, target), **TOLERANCE)
-        self.assertGreater((small_model()(swapped, target) - small_model()(source, target)).abs().max(), 1e-4)
-
-    def test_the_units_of_a_longer_number_are_answered_by_the_columns_around_them(self):
-        """What is farther off than REACH is shut out here; then the number of columns makes no difference."""
-        model = column_model("right-to-left", num_encoder_layers=1, num_decoder_layers=1)
-        for biases in (model.columns.encoder, model.columns.decoder, model.columns.cross):
-            biases[0].weights.data[:, [0, -1]] = -1e9
-        a, b = torch.tensor([12345678, 98765432]), torch.tensor([11111111, 22222222])
-        long, short = (encode_problems(a % 10 ** n, b % 10 ** n, n)[0] for n in (8, 7))
-        start = torch.full((2, 1), START_TOKEN)
-        torch.testing.assert_close(model(long, start), model(short, start), **TOLERANCE)
-
-
-class Hooks(unittest.TestCase):
-    """Every attention is reached through `forward`, so that PyTorch's hooks fire."""
-
-    def hooked(self, model):
-        """Hook and pre-hook all attentions; returns the lists of what they will see: `(queries, weights)`, by
-        attention."""
-        seen = {}
-        for name, module in model.named_modules():
-            if isinstance(module, MultiHeadAttention):
-                seen[name] = queries, weights = [], []
-                module.register_forward_pre_hook(lambda module, arguments,
-                                                 queries=queries: queries.append(arguments[0].shape))
-                module.register_forward_hook(lambda module, arguments, output,
-                                             weights=weights: weights.append(output[1].shape))
-        self.assertEqual(len(seen), 6)
-        return seen
-
-    def test_in_a_full_pass(self):
-        model, (source, target) = small_model(), problems()
-        seen = self.hooked(model)
-        model(source, shift_right(target))
-        for name, (queries, weights) in seen.items():
-            T, S = (7 if "encoder" in name else 4), (4 if "decoder" in name and "self" in name else 7)
-            self.assertEqual((queries, weights), ([(3, T, 24)], [(3, 3, T, S)]), name)
-
-    def test_in_decoding_once_a_token(self):
-        model, (source, _) = small_model(), problems()
-        seen = self.hooked(model)
-        model.generate(source, 4)
-        for name, (queries, weights) in seen.items():
-            if "encoder" in name:
-                self.assertEqual(weights, [(3, 3, 7, 7)])
-            else:
-                self.assertEqual(queries, [(3, 1, 24)] * 4)
-                self.assertEqual(weights, [(3, 3, 1, 7 if "cross" in name else t + 1) for t in range(4)], name)
-
-    def test_a_hook_can_change_what_a_head_says_while_decoding(self):
-        model, (source, _) = small_model(), problems()
-        before = model.generate(source, 6)
-        for layer in model.decoder_layers:
-            layer.cross_attn.W_o.register_forward_pre_hook(lambda module, inputs: (100 * inputs[0].roll(1, dims=0),))
-        self.assertFalse(torch.equal(model.generate(source, 6), before))
+        with self.assertRaisesRegex(ValueError, "5 tokens do not fit max_len = 4"):
+            PositionalEncoding(5, 4)(torch.zeros(1, 5, 5))
 
 
 class WholeModel(unittest.TestCase):
+    def setUp(self):
+        self.model, (self.source, target) = a_model(), problems()
+        self.given = shift_right(target)
+
     def test_a_later_target_token_leaves_earlier_logits_as_they_were(self):
-        model, (source, target) = small_model(), problems()
-        before = model(source, shift_right(target))
+        before = self.model(self.source, self.given)
         for position in range(1, 4):
-            changed = shift_right(target)
+            changed = self.given.clone()
             changed[:, position] = (changed[:, position] + 1) % 10
-            after = model(source, changed)
+            after = self.model(self.source, changed)
             torch.testing.assert_close(after[:, :position], before[:, :position], **TOLERANCE)
             self.assertGreater((after[:, position:] - before[:, position:]).abs().max(), 1e-3)
 
     def test_every_source_token_matters(self):
-        model, (source, target) = small_model(), problems()
-        before = model(source, shift_right(target))
+        before = self.model(self.source, self.given)
         for position in (0, 1, 2, 4, 5, 6):
-            changed = source.clone()
+            changed = self.source.clone()
             changed[:, position] = (changed[:, position] + 1) % 10
-            self.assertGreater((model(changed, shift_right(target)) - before).abs().max(), 1e-4)
+            self.assertGreater((self.model(changed, self.given) - before).abs().max(), 1e-4)
 
     def test_padding_changes_nothing(self):
-        model, (source, target) = small_model(), problems()
-        padded = torch.cat([source, torch.full((3, 4), PAD_TOKEN)], dim=1)
+        padded = torch.cat([self.source, torch.full((3, 4), PAD_TOKEN)], dim=1)
         mask = padding_mask(padded)
-        torch.testing.assert_close(model(padded, shift_right(target), mask), model(source, shift_right(target)),
-                                   **TOLERANCE)
-        self.assertTrue(torch.equal(model.generate(padded, 4, src_mask=mask), model.generate(source, 4)))
-        self.assertGreater((model(padded, shift_right(target)) - model(source, shift_right(target))).abs().max(), 1e-4)
+        expected = self.model(self.source, self.given)
+        torch.testing.assert_close(self.model(padded, self.given, mask), expected, **TOLERANCE)
+        answers = self.model.generate(padded, 4, src_mask=mask)
+        self.assertTrue(torch.equal(answers, self.model.generate(self.source, 4)))
+        self.assertGreater((self.model(padded, self.given) - expected).abs().max(), 1e-4)
 
-    def test_cached_decoding_equals_decoding_without_a_cache(self):
-        model, (source, _) = small_model(), problems()
-        tokens = torch.full((3, 1), START_TOKEN)
-        for _ in range(6):
-            logits = model(source, tokens)
-            tokens = torch.cat([tokens, logits[:, -1:].argmax(-1)], dim=1)
-        self.assertTrue(torch.equal(model.generate(source, 6), tokens[:, 1:]))
+    def test_a_mask_of_source_tokens_is_one_of_keys_in_any_form(self):
+        """Seven problems of seven tokens: a `[B, S]` mask must not be read as `[T, S]`."""
+        source, target = encode_problems(digits(*range(100, 107)), digits(*range(200, 207)))
+        mask = torch.rand(7, 7, generator=torch.Generator().manual_seed(0)) < 0.6
+        mask[:, 0] = True
+        given = shift_right(target)
+        expected = self.model(source, given, mask[:, None, None])
+        for form in (mask, mask.long(), mask.double(), mask[:, None]):
+            torch.testing.assert_close(self.model(source, given, form), expected, **TOLERANCE)
+        alone = self.model(source[2:3], given[2:3], mask[2:3])
+        torch.testing.assert_close(alone, expected[2:3], **TOLERANCE)
 
-    def test_cached_hidden_states_equal_those_without_a_cache(self):
-        model, (source, target) = small_model(), problems()
-        memory, inputs = model.encode(source), shift_right(target)
-        caches = [DecoderCache() for _ in model.decoder_layers]
-        stepwise = torch.cat([model.decode(inputs[:, t:t + 1], memory, caches=caches) for t in range(4)], dim=1)
-        torch.testing.assert_close(stepwise, model.decode(inputs, memory), **TOLERANCE)
+    def test_a_target_mask_of_two_dimensions_is_one_of_queries_and_keys(self):
+        expected = self.model(self.source, self.given)
+        causal = create_causal_mask(4)
+        for mask in (causal, causal[0, 0], causal[0].long()):
+            output = self.model(self.source, self.given, None, mask)
+            torch.testing.assert_close(output, expected, **TOLERANCE)
 
-    def test_caches_take_one_token_at_a_time(self):
-        model, (source, target) = small_model(), problems()
-        with self.assertRaisesRegex(ValueError, "one at a time"):
-            model.decode(target, model.encode(source), caches=[DecoderCache() for _ in model.decoder_layers])
-
-    def test_an_answer_written_right_to_left_is_the_same_one_reversed(self):
-        source, target = problems()
-        forward, backward = small_model(), small_model(order="right-to-left")
-        self.assertTrue(torch.equal(forward.generate(source, 6).flip(1), backward.generate(source, 6)))
-        self.assertFalse(torch.equal(forward.generate(source, 6), backward.generate(source, 6)))
-        with self.assertRaisesRegex(ValueError, "left-to-right, right-to-left"):
-            small_model(order="inside-out")
-
-    def test_targets_in_the_order_of_writing(self):
-        target = torch.tensor([[0, 5, 0, 6], [0, 3, PAD_TOKEN, PAD_TOKEN]])
-        backward = small_model(order="right-to-left")
-        self.assertTrue(torch.equal(small_model().written(target), target))
-        self.assertEqual(backward.written(target).tolist(), [[6, 0, 5, 0], [3, 0, PAD_TOKEN, PAD_TOKEN]])
-        self.assertTrue(torch.equal(backward.written(backward.written(target)), target))
-
-    def test_generating_nothing(self):
-        self.assertEqual(small_model().generate(problems()[0], 0).shape, (3, 0))
+    def test_masks_that_do_not_fit_or_are_additive_are_refused(self):
+        additive = torch.zeros(4, 4).masked_fill(~create_causal_mask(4)[0, 0], float("-inf"))
+        for masks, words in [
+            ((None, additive), "1 .attend. and 0 .masked. alone"),
+            ((None, torch.ones(5, 5)), "does not fit"),
+            ((torch.ones(2, 7), None), "does not fit"),
+            ((torch.ones(3, 6), None), "does not fit"),
+            ((torch.ones(7), None), "a dimension for queries"),
+        ]:
+            with self.assertRaisesRegex(ValueError, words):
+                self.model(self.source, self.given, *masks)
 
     def test_batch_of_one_and_length_one(self):
-        logits = small_model()(torch.tensor([[3]]), torch.tensor([[START_TOKEN]]))
+        logits = self.model(torch.tensor([[3]]), torch.tensor([[START_TOKEN]]))
         self.assertEqual(logits.shape, (1, 1, VOCAB_SIZE))
         self.assertTrue(torch.isfinite(logits).all())
 
     def test_special_tokens_are_not_digits(self):
         self.assertEqual(len({*range(10), 10, PAD_TOKEN, START_TOKEN}), VOCAB_SIZE)
+
+
+class Generate(unittest.TestCase):
+    def setUp(self):
+        self.model, (self.source, _) = a_model(), problems()
+
+    def test_is_greedy_from_the_start_token(self):
+        tokens = torch.full((3, 1), START_TOKEN)
+        for _ in range(6):
+            logits = self.model(self.source, tokens)
+            tokens = torch.cat([tokens, logits[:, -1:].argmax(-1)], dim=1)
+        self.assertTrue(torch.equal(self.model.generate(self.source, 6), tokens[:, 1:]))
+        self.assertEqual(self.model.generate(self.source, 0).shape, (3, 0))
+
+    def test_is_done_in_evaluation_mode_which_is_given_back(self):
+        model = a_model(dropout=0.5)
+        expected = model.generate(self.source, 6)
+        model.train()
+        model.encoder_layers.eval()
+        for _ in range(3):
+            self.assertTrue(torch.equal(model.generate(self.source, 6), expected))
+        modes = model.training, model.encoder_layers[0].training, model.decoder_layers[0].training
+        self.assertEqual(modes, (True, False, True))
+        with self.assertRaises(ZeroDivisionError), evaluating(model):
+            self.assertFalse(any(module.training for module in model.modules()))
+            raise ZeroDivisionError
+        self.assertEqual((model.training, model.encoder_layers[0].training), (True, False))
+
+    def test_another_start_token_is_warned_of(self):
+        for token in (0, 9, PAD_TOKEN):
+            with self.assertWarnsRegex(UserWarning, f"starts from token {token}, .* from 12"):
+                self.model.generate(self.source, 2, start_token=token)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            self.model.generate(self.source, 2, start_token=START_TOKEN)
+
+
+class Hooks(unittest.TestCase):
+    """Every attention is reached through `forward`, so that PyTorch's hooks fire."""
+
+    def setUp(self):
+        self.model, (self.source, self.target) = a_model(), problems()
+
+    def hooked(self):
+        """Hook all attentions; the lists get the queries and weights that the hooks see."""
+        seen = {}
+        for name, module in self.model.named_modules():
+            if isinstance(module, MultiHeadAttention):
+                seen[name] = queries, weights = [], []
+                module.register_forward_pre_hook(
+                    lambda _, arguments, queries=queries: queries.append(arguments[0].shape)
+                )
+                module.register_forward_hook(
+                    lambda _, __, output, weights=weights: weights.append(output[1].shape)
+                )
+        self.assertEqual(len(seen), 6)
+        return seen
+
+    def test_in_decoding_once_a_token(self):
+        seen = self.hooked()
+        self.model.generate(self.source, 4)
+        for name, (queries, weights) in seen.items():
+            lengths = [7] if "encoder" in name else [1, 2, 3, 4]  # it decodes from the start
+            self.assertEqual(queries, [(3, T, 24) for T in lengths])
+            keys = [T if name.endswith("self_attn") else 7 for T in lengths]
+            self.assertEqual(weights, [(3, 3, T, S) for T, S in zip(lengths, keys)], name)
+
+    def test_a_hook_on_the_output_matrix_can_change_what_a_head_says(self):
+        before = self.model.generate(self.source, 6)
+        for layer in self.model.decoder_layers:
+            layer.cross_attn.W_o.register_forward_pre_hook(
+                lambda _, inputs: (100 * inputs[0].roll(1, dims=0),)
+            )
+        self.assertFalse(torch.equal(self.model.generate(self.source, 6), before))

@@ -1,72 +1,113 @@
-"""The house: what stands at its root, which room may import which, and lines that fit a screen."""
+"""The house: what stands at the door, which file may import which, and what a copy needs."""
 
 import ast
+import json
+import os
+import subprocess
+import sys
 import unittest
-from pathlib import Path
 
-HOME = Path(__file__).resolve().parent.parent
-HANDOUT = {"attention", "model", "dataset", "generate_data", "train", "analyze", "inference"}
-COMMANDS = {"generate_data", "train", "analyze", "inference", "explore", "seeds", "sizes", "lengths", "benchmark",
-            "__main__"}
-# A room or module may import those below it, and modules of its own room.
-FLOORS = [COMMANDS, {"exploring"}, {"heads", "speed"}, {"learning"}, {"model"}, {"attention", "positions"}, {"dataset"},
-          {"support"}]
+from tests.helpers import HOME, copy_of_the_code
+from tests.small import SmallData
 
-
-def place(module):
-    """The room of a module, or the module itself at the root."""
-    return module.split(".")[0]
-
-
-def floor(name):
-    return next(number for number, names in enumerate(FLOORS) if name in names)
+OTHER = HOME.with_name("problem2")
+DOOR = {"attention.py", "model.py", "dataset.py", "generate_data.py", "train.py", "analyze.py"}
+DOOR |= {"inference.py", "__main__.py", "heads", "beyond", "support", "tests", "results"}
+IGNORED = {"data", "runs", "__pycache__"}  # and what begins with a dot
+# A file may import those on floors below its own, and those of its own folder.
+FLOORS = [
+    {"__main__"},
+    {"train", "analyze", "inference"},
+    {"heads"},
+    {"model"},
+    {"attention", "generate_data"},
+    {"dataset"},
+    {"support"},
+]
+FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
+LIBRARIES = {"torch", "numpy", "matplotlib", *sys.stdlib_module_names}
 
 
 def sources():
-    """`{module: its file}`, tests left out."""
-    return {".".join(path.relative_to(HOME).with_suffix("").parts): path for path in HOME.rglob("*.py")
-            if path.relative_to(HOME).parts[0] not in ("tests", "data", "results", "runs")}
+    """`(path within this folder, syntax tree)` of each file of the code."""
+    for path in HOME.rglob("*.py"):
+        place = path.relative_to(HOME)
+        if place.parts[0] not in IGNORED | {"tests", "results"}:
+            yield place, ast.parse(path.read_text(encoding="utf-8"))
 
 
-def imported(path):
-    """The modules of this folder that a file imports."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        names = ([alias.name for alias in node.names] if isinstance(node, ast.Import)
-                 else [node.module] if isinstance(node, ast.ImportFrom) else [])
-        yield from (name for name in names if (HOME / place(name)).is_dir() or (HOME / f"{name}.py").exists())
+def imports(tree):
+    """The first part of each module's name that is imported anywhere in a syntax tree."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module.split(".")[0]
 
 
 class Structure(unittest.TestCase):
-    def test_the_root_holds_what_the_handout_names_and_the_commands(self):
-        self.assertEqual({path.stem for path in HOME.glob("*.py")}, HANDOUT | COMMANDS)
+    @unittest.skipUnless((OTHER / "support").is_dir(), "the folder is on its own")
+    def test_both_problems_share_these_files(self):
+        def contents(home):
+            paths = [home / "tests" / name for name in ("helpers.py", "tools/chromium.py")]
+            paths += (home / "support").glob("[!.]*.*")
+            return {str(path.relative_to(home)): path.read_bytes() for path in paths}
 
-    def test_arrows_of_import_only_go_down(self):
-        arrows = [(module, name) for module, path in sources().items() for name in imported(path)]
-        self.assertGreater(len(arrows), 50)
-        for module, name in arrows:
-            with self.subTest(f"{module} imports {name}"):
-                here, there = place(module), place(name)
-                self.assertTrue(here == there or floor(here) < floor(there) or {here, there} <= COMMANDS)
+        ours, theirs = contents(HOME), contents(OTHER)
+        self.assertEqual(ours.keys(), theirs.keys())
+        self.assertEqual([name for name in ours if ours[name] != theirs[name]], [])
 
-    def test_no_circle_of_imports(self):
-        arrows = {module: {name for name in imported(path)} for module, path in sources().items()}
-        while arrows:
-            free = {module for module, names in arrows.items() if not names & arrows.keys() - {module}}
-            self.assertTrue(free, f"a circle among {sorted(arrows)}")
-            arrows = {module: names for module, names in arrows.items() if module not in free}
+    def test_at_the_door_stand_the_files_of_the_layout_alone(self):
+        names = {path.name for path in HOME.iterdir() if not path.name.startswith(".")}
+        self.assertEqual(names - IGNORED, DOOR)
 
-    def test_every_room_says_what_lives_there(self):
-        for room in ("learning", "heads", "exploring", "positions", "speed", "support"):
-            text = (HOME / room / "__init__.py").read_text(encoding="utf-8")
-            self.assertIn("May import", ast.get_docstring(ast.parse(text)))
+    def test_imports_go_down(self):
+        arrows = 0
+        for place, tree in sources():
+            name = place.parts[0].removesuffix(".py")
+            if name == "beyond":  # it may import everything
+                continue
+            if place.name == "model.py":  # the one exception: a checkpoint that beyond/ knows
+                (load,) = [node for node in tree.body if getattr(node, "name", "") == "load_model"]
+                self.assertEqual(list(imports(load)), ["beyond"])
+                tree.body.remove(load)
+            for imported in set(imports(tree)) - LIBRARIES:
+                with self.subTest(f"{place} imports {imported}"):
+                    arrows += 1
+                    self.assertTrue(
+                        imported == name or FLOOR.get(name, 99) < FLOOR.get(imported, -1)
+                    )
+        self.assertGreater(arrows, 30)
 
-    def test_lines_fit_a_screen(self):
-        files = [path for kind in ("py", "html") for path in HOME.rglob(f"*.{kind}") if "data" not in path.parts]
-        self.assertIn(HOME / "exploring" / "page.html", files)
-        long = [f"{path.relative_to(HOME)}:{number}" for path in files
-                for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1) if len(line) > 120]
-        self.assertEqual(long, [])
+    def test_no_library_but_the_three_and_matplotlib_only_when_a_figure_is_made(self):
+        ours = FLOOR.keys() | {"beyond"}
+        for place, tree in sources():
+            with self.subTest(str(place)):
+                self.assertEqual(set(imports(tree)) - LIBRARIES - ours, set())
+                top = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
+                self.assertNotIn("matplotlib", [name for node in top for name in imports(node)])
 
 
-if __name__ == "__main__":
-    unittest.main()
+class StarterKit(SmallData):
+    def test_a_fellow_student_s_script_runs_unchanged(self):
+        data = self.small_data(2, (320, 16, 16))
+        copy = copy_of_the_code(self.folder / "problem1")
+        done = subprocess.run(
+            [sys.executable, "-W", "error", HOME / "tests" / "starter_kit.py", data],
+            cwd=self.folder,
+            env=os.environ | {"PYTHONPATH": str(copy)},
+            capture_output=True,
+            text=True,
+        )
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        seen = json.loads(done.stdout)
+        self.assertLess(seen["losses"][-1], seen["losses"][0])
+        self.assertEqual(len(set(seen["accuracies"])), 1)
+        self.assertLess(seen["difference"], 1e-4)
+        shapes = {f"encoder_{i}_self": [8, 4, 5, 5] for i in range(2)}
+        shapes |= {f"decoder_{i}_self": [8, 4, 3, 3] for i in range(2)}
+        shapes |= {f"decoder_{i}_cross": [8, 4, 3, 5] for i in range(2)}
+        self.assertEqual(seen["maps"], shapes)
+        self.assertEqual(len(seen["changes"]), 24)
+        self.assertGreater(min(seen["changes"]), 1e-5)
+        self.assertEqual(seen["attention"], [[2, 4, 5, 8], [2, 4, 5, 5]])

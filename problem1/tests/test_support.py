@@ -1,82 +1,90 @@
-"""What every command needs: the folder that both problems share, digests, and which run is which."""
+"""What every command needs: command lines, lines of input, plots."""
 
-import hashlib
+import contextlib
+import errno
 import io
-import json
+import os
+import subprocess
+import sys
 import unittest
+from unittest import mock
 
 import torch
 
-from support.digests import file_digest, records_of_other_weights, weights_digest
-from support.files import write_json
+from support import cli, plots
 from support.lines import answer_lines, read_lines
-from support.runs import difference
-from tests.helpers import RESULTS, TemporaryFolder
-
-SHARED = ("support",)
+from tests.helpers import HOME, TemporaryFolder, command
 
 
-class Shared(unittest.TestCase):
-    @unittest.skipUnless((RESULTS.parent.parent / "problem2").is_dir(), "the folder is on its own")
-    def test_both_problems_have_the_same_files(self):
-        for folder in SHARED:
-            contents = [{path.name: path.read_bytes()
-                         for path in (RESULTS.parent.parent / problem / folder).glob("*.*")}
-                        for problem in ("problem1", "problem2")]
-            self.assertTrue(contents[0])
-            self.assertEqual(contents[0].keys(), contents[1].keys())
-            self.assertEqual([name for name in contents[0] if contents[0][name] != contents[1][name]], [])
+class CommandLine(TemporaryFolder):
+    def result(self, error):
+        def main(arguments):
+            print("before")
+            if error:
+                raise error
 
+        return command(main)
 
-class Digests(TemporaryFolder):
-    def test_a_file_s_is_that_of_its_bytes(self):
-        (self.folder / "x").write_bytes(b"abc")
-        self.assertEqual(file_digest(self.folder / "x"), hashlib.sha256(b"abc").hexdigest())
+    def test_each_end_has_its_status_and_at_most_one_line(self):
+        for error, status, words in [
+            (None, 0, ""),
+            (cli.UserError("wrong\nhere \x1b[2J"), 2, "error: wrong here ?[2J\n"),
+            (cli.UserError("x" * 5000), 2, f"error: {'x' * 400} ... {'x' * 400}\n"),
+            (KeyboardInterrupt(), 130, "error: interrupted; what was there before is unchanged\n"),
+            (OSError(errno.ENOSPC, "No space", "a.json"), 2, "error: a.json: No space\n"),
+            (BrokenPipeError(), 141, ""),
+        ]:
+            with self.subTest(error=repr(error)[:40]):
+                self.assertEqual(self.result(error), (status, "before\n", words))
+        for error in (MemoryError(), RuntimeError("CUDA out of memory")):
+            self.assert_one_line(self.result(error), "not enough memory", "--batch-size")
+        with self.assertRaisesRegex(RuntimeError, "a fault of ours"):
+            self.result(RuntimeError("a fault of ours"))
 
-    def test_weights_have_the_same_in_any_file_and_another_if_a_value_a_name_or_a_type_differs(self):
-        state = {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor(1.0), "_extra_state": {"not": "a tensor"}}
-        same = weights_digest(state)
-        torch.save(state, self.folder / "x")
-        self.assertEqual(weights_digest(torch.load(self.folder / "x", weights_only=True)), same)
-        self.assertEqual(weights_digest({"a": state["a"].T.contiguous().T, "b": state["b"].clone()}), same)
-        for change in ({"a": state["a"] + 1e-6}, {"a": state["a"].flatten()},
-                       {"b": torch.tensor(1.0, dtype=torch.float64)}):
-            self.assertNotEqual(weights_digest(state | change), same)
-        self.assertNotEqual(weights_digest({"c": state["a"], "b": state["b"]}), same)
-        self.assertEqual(len(weights_digest({"h": torch.zeros(2, dtype=torch.bfloat16)})), 64)
+    def test_text_that_the_output_cannot_encode_is_written_with_backslashes(self):
+        status, output, errors = command(lambda _: print("a → b"), encoding="cp1252")
+        self.assertEqual((status, output.strip(), errors), (0, r"a \u2192 b", ""))
 
-    def test_records_of_other_weights_are_found(self):
-        for name, value in [("mine", {"weights_sha256": "1"}), ("other", {"weights_sha256": "2"}), ("none", {}),
-                            ("list", [1]),
-                            ("in/other", {"weights_sha256": "2"}), ("of another model/own", {"weights_sha256": "2"}),
-                            ("several", {"weights_sha256": {"one": "1", "two": "2"}})]:
-            write_json(self.folder / f"{name}.json", value)
-        (self.folder / "broken.json").write_text("{")
-        (self.folder / "of another model" / "best_model.pth").touch()
-        found = lambda *arguments: [path.stem
-                                    for path in records_of_other_weights(self.folder, *arguments)]  # noqa: E731
-        self.assertEqual(found("1"), ["other", "other"])
-        self.assertEqual(found("1", "one"), found("1"))
-        self.assertIn("several", found("1", "two"))
+    def test_a_mistake_in_an_option_is_one_line(self):
+        def main(arguments):
+            parser = cli.Parser()
+            parser.add_argument("--count", type=cli.whole_number(1, 10), default=3, help="how many")
+            parser.add_argument("--rate", type=cli.positive_number, default=None, help="how fast")
+            print(parser.parse_args(arguments).count)
 
+        self.assertEqual(command(main, "--count", 7)[:2], (0, "7\n"))
+        for arguments, words in [
+            (("--count", 11), "11 is not from 1 to 10"),
+            (("--count", "x"), "invalid whole number value: 'x'"),
+            (("--rate", "nan"), "nan is not above zero"),
+            (("--nonsense",), "unrecognized arguments: --nonsense (--help lists the options)"),
+        ]:
+            self.assert_one_line(command(main, *arguments), words)
+        help_text = command(main, "--help")[1]
+        self.assertIn("how many (default: 3)", help_text)
+        self.assertNotIn("None", help_text)
 
-class Json(TemporaryFolder):
-    def test_floats_have_as_many_digits_as_mean_something(self):
-        value = {"a": [1 / 3, 2e-9 / 3, (True, None, 10 ** 20)], "b": {"c": 1234567.0, "d": "0.123456789"}}
-        write_json(self.folder / "x.json", value)
-        self.assertEqual(json.loads((self.folder / "x.json").read_text()),
-                         {"a": [0.333333, 6.66667e-10, [True, None, 10 ** 20]],
-                          "b": {"c": 1234570.0, "d": "0.123456789"}})
+    def test_devices(self):
+        self.assertEqual(cli.choose_device("cpu"), torch.device("cpu"))
+        self.assertIn(cli.choose_device().type, ("cpu", "cuda", "mps"))
+        for name in ("abacus", "meta", "", "cuda:99", "cpu:x"):
+            with self.assertRaisesRegex(cli.UserError, f"--device {name}"):
+                cli.choose_device(name)
 
-
-class Runs(unittest.TestCase):
-    def test_the_first_entry_that_differs_is_named(self):
-        saved = {"seed": 0, "training": {"lr": 0.002, "epochs": 22}, "more": 1}
-        self.assertIsNone(difference(saved, {"seed": 0, "training": {"lr": 0.002}}))
-        self.assertEqual(difference(saved, {"seed": 0, "training": {"lr": 0.5, "epochs": 1}}), "lr 0.002, now 0.5")
-        self.assertEqual(difference(saved, {"new": "c" * 64}), "new None, now cccccccccccc...")
-        self.assertIsNone(difference({"lr": 0.123457}, {"lr": 0.123456789}))
-        self.assertEqual(difference({"training": 3}, {"training": {}}), "training 3, now {}")
+    def test_progress_is_a_line_now_and_then_or_one_line_that_changes(self):
+        for terminal, clock, expected in [
+            (False, [0, 5, 11, 22], "cases: 2 of 4, 11 s left\ncases: 3 of 4, 7 s left\n"),
+            (True, [0, 0.1, 0.3, 0.4], "\r\033[Kcases: 2 of 4, 0 s left\r\033[K"),
+        ]:
+            with (
+                contextlib.redirect_stderr(io.StringIO()) as errors,
+                mock.patch.object(errors, "isatty", lambda: terminal),
+                mock.patch.object(cli.time, "monotonic", side_effect=[*clock, clock[-1]]),
+            ):
+                progress = cli.Progress("cases", 4)
+                for done in (1, 2, 3, 4):
+                    progress.update(done)
+            self.assertEqual(errors.getvalue(), expected)
 
 
 class Lines(unittest.TestCase):
@@ -109,20 +117,58 @@ class Lines(unittest.TestCase):
 
         class Pipe(io.BytesIO):
             def read1(self, size=-1):
-                self_read = super().read1(8)
                 read.append(output.getvalue().count("\n"))
-                return self_read
+                return super().read1(8)
+
         self.assertTrue(answer_lines(Pipe(b"abc\n" * 6), output, 5, 4, lambda lines: lines))
         self.assertEqual(read, [0, 2, 4, 6])
         self.assertEqual(output.getvalue(), "abc\n" * 6)
 
     def test_errors_stand_in_their_place(self):
+        def answer(lines):
+            return [ValueError("no b") if line == "b" else line for line in lines]
+
         output = io.StringIO()
-        good = answer_lines(io.BytesIO(b"a\nlonger\nb\n"), output, 5, 2,
-                            lambda lines: [ValueError("no b") if line == "b" else line for line in lines])
-        self.assertEqual((good, output.getvalue()),
-                         (False, "a\nerror: a line of more than 5 characters\nerror: no b\n"))
+        self.assertFalse(answer_lines(io.BytesIO(b"a\nlonger\nb\n"), output, 5, 2, answer))
+        self.assertEqual(
+            output.getvalue(), "a\nerror: a line of more than 5 characters\nerror: no b\n"
+        )
 
 
-if __name__ == "__main__":
-    unittest.main()
+class Plots(TemporaryFolder):
+    def test_wilson_s_interval(self):
+        low, high = plots.wilson_interval(81, 263)  # Newcombe 1998, table I
+        self.assertAlmostEqual(low, 0.2553, places=4)
+        self.assertAlmostEqual(high, 0.3662, places=4)
+        self.assertLess(plots.wilson_interval(10, 10)[0], 0.75)
+
+    def test_an_interval_holds_its_share_for_every_count(self):
+        for n in range(1, 3001):
+            for k in {0, 1, n // 3, n // 2, n - 1, n} if n > 60 else range(n + 1):
+                low, high = plots.wilson_interval(k, n)
+                self.assertTrue(0 <= low <= k / n <= high <= 1, (k, n, low, high))
+
+    def test_figures_are_drawn_whatever_the_environment_says(self):
+        (self.folder / "matplotlibrc").write_text("text.usetex: True\nfont.size: 40\n")
+        code = (
+            "import sys; from pathlib import Path; from support import files, plots; "
+            "figure = plots.new_figure(2, 1); figure.subplots().set_title('title'); "
+            "files.save_figure(Path(sys.argv[1]), figure)"
+        )
+        notebook = {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+        for name, folder, variables in [
+            ("plain.png", HOME, {}),
+            ("notebook.png", self.folder, notebook | {"MATPLOTLIBRC": str(self.folder)}),
+        ]:
+            done = subprocess.run(
+                [sys.executable, "-c", code, self.folder / name],
+                env=os.environ | {"PYTHONPATH": str(HOME)} | variables,
+                cwd=folder,
+                capture_output=True,
+                text=True,
+            )
+            self.assertEqual((done.returncode, done.stderr), (0, ""))
+        plain, notebook = (
+            (self.folder / f"{name}.png").read_bytes() for name in ("plain", "notebook")
+        )
+        self.assertEqual(plain, notebook)

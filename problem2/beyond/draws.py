@@ -1,111 +1,131 @@
-"""Test trained models on several draws of each test set, and on far longer sequences: results/draws.jsonl.
+"""Test trained models on several draws of each test set, and on far longer sequences.
 
-A line of the file is one model at one length; what has its line is not measured again. Intervals over seeds and draws
-are in draws_intervals.json beside it. Name several folders with --results-dir for models of several training seeds.
+A line of results/beyond/draws.jsonl is one model at one length; what has its line is not measured
+again. Intervals over seeds and draws are in draws_intervals.json beside it; all seeds of a model
+need the same draws. Name several folders with --results-dir for models of several training seeds.
 """
 
-import support.interrupt  # first: Ctrl-C while torch loads
-
+import sys
 from pathlib import Path
 
-from analyze import load_models, takes
-from extrapolation import counting
-from extrapolation.draws import DRAWS, LONGEST_WHOLE, measure_draws, summarize_draws
-from extrapolation.records import from_table, read_lines, to_table, write_lines
+from beyond import chosen
+from beyond.counting import counts_suffice
+from beyond.draw_sets import DRAWS, LONGEST_WHOLE, measure_draws, summarize_draws
 from generate_data import ensure_data, load_splits
-from support.cli import DATA_DIR, RESULTS_DIR, Parser, Progress, UserError, choose_device, run, whole_number
-from support.digests import KEY, weights_digest
-from support.files import locked, write_json
+from support import cli, files, studies
 
-LENGTHS = (16, 32, 64, 128, 256)
-NUM_SAMPLES = {length: 2000 for length in LENGTHS}
-NUM_SAMPLES_OF_OTHERS = 100
-REMEDY = "move the file away and run python draws.py again"
+MODELS = ("sinusoidal", "learned", "unrestricted")
+# What is measured by default of models whose answers can be counted, and of others: by length, so
+# many sequences of each set. At another length: SIZE.
+SIZES = {
+    True: {16: 1000, 64: 1000, 256: 1000, 1024: 40, 2048: 20, 4096: 10, 16384: 4},
+    False: {16: 2000, 32: 400, 64: 400, 128: 200, 256: 200},
+}
+SIZE = 100
+LINE = ("encoding", "seed", "length")  # the entries that identify a line
+NEEDED = ("num_samples", "draws")
 
 
-def read_draws(path):
-    """The lines of the file, `{(encoding, seed, length): line}`.
+def check_sizes(sizes):
+    """UserError unless all seeds of a model have the same draws at each length.
 
-    Raises:
-        UserError: if one is no such record.
+    `sizes` is `{values of LINE: (sequences, draws)}`.
     """
-    lines = read_lines(path, {"encoding", "seed", "length", "num_samples", KEY, "draws"}, REMEDY)
-    return {(line["encoding"], line["seed"], line["length"]): line for line in lines}
+    first = {}
+    for (name, seed, length), size in sizes.items():
+        other, expected = first.setdefault((name, length), (seed, size))
+        if size != expected:
+            raise cli.UserError(
+                f"{name}, {length:,} values: {expected[1]} draws of {expected[0]:,} sequences for "
+                f"seed {other} and {size[1]} of {size[0]:,} for seed {seed} give no interval: name "
+                "the folders of all seeds with --results-dir, or another file with --output"
+            )
 
 
 def summarize(lines):
-    """A record of each model, kind and length in the lines: what `summarize_draws` says of its seeds and draws."""
+    """For each model, length and kind what `summarize_draws` says of its seeds and draws."""
     groups = {}
     for line in lines:
-        for record in from_table(line["draws"]):
+        for record in line["draws"]:
             key = line["encoding"], line["length"], record["kind"]
-            groups.setdefault(key, []).append({"seed": line["seed"]} | record)
-    return [{"encoding": encoding, "length": length, "kind": kind} | summarize_draws(group)
-            for (encoding, length, kind), group in sorted(groups.items())]
-
-
-def add_model_options(parser):
-    """The options that say which models, and which data they were trained on."""
-    parser.add_argument("--results-dir", type=Path, nargs="+", default=[RESULTS_DIR],
-                        help="folders of trained models, one folder each in them")
-    parser.add_argument("--only", nargs="+", metavar="NAME", default=None, help="these models alone (default: all)")
-    parser.add_argument("--data-dir", type=Path, default=DATA_DIR, help="folder of the data; made if empty")
-    parser.add_argument("--device", default=None, help="cpu, cuda or mps; by default the best one present")
-
-
-def chosen_models(args):
-    """The models that the options name: `[(name, training seed, model)]`.
-
-    Raises:
-        UserError: if there is none.
-    """
-    chosen = [(name, logs[name]["training"]["seed"], model) for folder in args.results_dir
-              for models, logs in [load_models(folder, args.data_dir, choose_device(args.device))]
-              for name, model in models.items() if args.only is None or name in args.only]
-    if not chosen:
-        raise UserError(f"no model is called {', '.join(args.only)}: give --only names of folders in --results-dir")
-    return chosen
+            groups.setdefault(key, []).append({"seed": line["seed"], **record})
+    return [
+        {"encoding": encoding, "length": length, "kind": kind, **summarize_draws(group)}
+        for (encoding, length, kind), group in sorted(groups.items())
+    ]
 
 
 def main(arguments=None):
-    parser = Parser(description=__doc__)
-    add_model_options(parser)
-    parser.add_argument("--lengths", type=whole_number(2, 100_000), nargs="+", default=list(LENGTHS),
-                        help="lengths to test")
-    parser.add_argument("--num-samples", type=whole_number(2), default=None,
-                        help=f"sequences of each set (default: 2000 of up to 256 values, {NUM_SAMPLES_OF_OTHERS} of "
-                        "other lengths)")
-    parser.add_argument("--draws", type=whole_number(1, 10), default=DRAWS, help="draws of each set")
-    parser.add_argument("--output", type=Path, default=RESULTS_DIR / "draws.jsonl", help="file of the records")
+    parser = cli.Parser(description=__doc__)
+    chosen.add_arguments(parser, MODELS)
+    count, output = cli.whole_number(2, 100_000), cli.RESULTS_DIR / "beyond" / "draws.jsonl"
+    text = "lengths to test (default: up to 16,384 where answers can be counted, else up to 256)"
+    parser.add_argument("--lengths", type=count, nargs="+", default=None, help=text)
+    text = "sequences of each set (default: fewer the longer they are)"
+    parser.add_argument("--num-samples", type=count, default=None, help=text)
+    text = "draws of each set"
+    parser.add_argument("--draws", type=cli.whole_number(1, 10), default=DRAWS, help=text)
+    parser.add_argument("--output", type=Path, default=output, help="file of the records")
     args = parser.parse_args(arguments)
+
+    # Load the models, and the sequences that no draw may hold.
     ensure_data(args.data_dir)
-    seen, chosen = set().union(*load_splits(args.data_dir)), chosen_models(args)
-    with locked(args.output.parent):
-        lines, tested = read_draws(args.output), set()
-        progress = Progress("lengths of models", len(chosen) * len(args.lengths))
-        for number, (name, seed, model) in enumerate(chosen):
-            for place, length in enumerate(args.lengths):
-                if not takes(model, length) or length > LONGEST_WHOLE and not counting.applies(model):
+    models = chosen.chosen_models(args)
+    seen = set().union(*load_splits(args.data_dir))
+
+    with files.locked(args.output.parent):
+        # Say how many draws of how many sequences there are to be: never fewer than there were.
+        lines = chosen.read_lines(args.output, LINE, NEEDED)
+        sizes = {key: (line["num_samples"], len(line["draws"]) // 2) for key, line in lines.items()}
+        tested, stale, todo = set(), [], []
+        for name, seed, model in models:
+            digest, by_default = files.weights_digest(model), SIZES[counts_suffice(model)]
+            old = {key for key in lines if lines[key].get(files.WEIGHTS_DIGEST) != digest}
+            for length in dict.fromkeys(args.lengths or by_default):
+                too_long = length > LONGEST_WHOLE and not counts_suffice(model)
+                if too_long or model.pos_encoding.bounded and length > model.longest:
                     print(f"{name}, seed {seed}: no answer at {length:,} values", flush=True)
                     continue
-                about = {"encoding": name, "seed": seed, KEY: weights_digest(model.state_dict()), "length": length,
-                         "num_samples": args.num_samples or NUM_SAMPLES.get(length, NUM_SAMPLES_OF_OTHERS)}
-                line = lines.get((name, seed, length), {})
-                if {key: line.get(key) for key in about} != about or len(from_table(line["draws"])) != 2 * args.draws:
-                    records = measure_draws(model, length, about["num_samples"], seen, args.draws)
-                    lines[name, seed, length] = about | {"draws": to_table(records)}
-                    write_lines(args.output, lines.values())
-                tested.add((name, length))
-                progress.update(number * len(args.lengths) + place + 1)
+                key, size = (name, seed, length), args.num_samples or by_default.get(length, SIZE)
+                had = (0, 0) if key in old else sizes.get(key, (0, 0))
+                sizes[key] = tuple(map(max, had, (size, args.draws)))
+                if sizes[key] != had:
+                    todo.append((key, digest, model))
+                tested.add(key)
+            stale += [key for key in old - tested if key[:2] == (name, seed)]
+        check_sizes(sizes)
+
+        # Measure each model at each length; a line is written as soon as it is measured.
+        progress = cli.Progress("lengths of models", len(todo))
+        for done, (key, digest, model) in enumerate(todo, 1):
+            size, draws = sizes[key]
+            lines[key] = {
+                "encoding": key[0],
+                "seed": key[1],
+                files.WEIGHTS_DIGEST: digest,
+                "length": key[2],
+                "num_samples": size,
+                "draws": measure_draws(model, key[2], size, seen, draws),
+            }
+            studies.write_records(args.output, lines.values())
+            progress.update(done)
+
+        # Sum up all lines, of this run and of earlier ones.
         found = summarize(lines.values())
-        write_json(args.output.with_name(f"{args.output.stem}_intervals.json"), found)
+        files.write_json(args.output.with_name(f"{args.output.stem}_intervals.json"), found)
+    names = {(name, length) for name, _, length in tested}
     for record in found:
-        if (record["encoding"], record["length"]) in tested:
-            print(f"{record['encoding']}, {record['kind'].replace('_', ' ')}, {record['length']:,} values: "
-                  f"{record['lowest']:.2%} to {record['highest']:.2%} over {record['seeds']} seeds x {record['draws']} "
-                  f"draws (95% interval {record['interval'][0]:.2%} to {record['interval'][1]:.2%}, "
-                  f"n = {record['n']:,})")
-
-
-if __name__ == "__main__":
-    run(main)
+        if (record["encoding"], record["length"]) in names:
+            low, high = record["interval"]
+            print(
+                f"{record['encoding']}, {record['kind'].replace('_', ' ')}, {record['length']:,} "
+                f"values: {record['lowest']:.2%} to {record['highest']:.2%} over {record['seeds']} "
+                f"seeds x {record['draws']} draws (95% interval {low:.2%} to {high:.2%}, "
+                f"n = {record['n']:,})"
+            )
+    for name, seed, length in sorted(stale):
+        print(
+            f"{args.output}: the line of {name}, seed {seed}, at {length:,} values is of other "
+            f"weights: measure it again with --lengths {length}",
+            file=sys.stderr,
+        )

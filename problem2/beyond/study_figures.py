@@ -5,28 +5,31 @@ import statistics
 from itertools import product
 
 import numpy as np
-from matplotlib.figure import Figure
 
+from beyond.records import accuracy, mean_interval
+from extrapolation.figures import log_lengths
 from model import POOLINGS
 from positional_encoding import ENCODINGS
-from support.plots import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY
+from support.plots import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY, new_figure
 
 PALETTE = (BLUE, ORANGE, GREEN, PINK, SKY, RED, GREY)
 MARKS = "os^Dv<>"
-# Student's 97.5% points, by number of values.
-STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
 
 
-def mean_interval(values):
-    """Mean and half the width of its 95% interval (Student's t; 0 for a single value) of up to ten values."""
-    half = STUDENT[len(values)] * statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
-    return statistics.mean(values), half
+def curve_of(records, key, x, **wanted):
+    """`{value of x: accuracies, one a record}` of the entries under `key` with `wanted` values."""
+    curve = {}
+    for record in records:
+        for entry in record[key]:
+            if all(entry[name] == value for name, value in wanted.items()):
+                curve.setdefault(entry[x], []).append(accuracy(entry))
+    return curve
 
 
-def accuracy_of(record, length, negatives, gap_source=None):
-    """The accuracy of a run on one test set."""
-    return next(entry["accuracy"] for entry in record["accuracy"]
-                if (entry["length"], entry["negatives"], entry["gap_source"]) == (length, negatives, gap_source))
+def accuracies(records, length, negatives):
+    """The accuracy of each run on one test set."""
+    wanted = {"length": length, "negatives": negatives, "gap_source": None}
+    return curve_of(records, "accuracy", "length", **wanted)[length]
 
 
 def by_variant(records):
@@ -37,6 +40,11 @@ def by_variant(records):
     return groups
 
 
+def look(number):
+    """Colour and marker of line `number`."""
+    return {"color": PALETTE[number % len(PALETTE)], "marker": MARKS[number % len(MARKS)]}
+
+
 def legend_below(figure, axes):
     """One legend for all panels, under them."""
     handles = dict(zip(*reversed(axes.get_legend_handles_labels())))
@@ -44,36 +52,31 @@ def legend_below(figure, axes):
 
 
 def beside(values, number, count):
-    """The places on a logarithmic axis of line `number` of `count`: shifted a little, so that none hides another."""
+    """Places on a logarithmic axis, shifted so that line `number` of `count` hides no other."""
     return [value * 2 ** (0.14 * (number - (count - 1) / 2)) for value in values]
 
 
-def make_panels(count, columns=3, **options):
-    """A figure with `count` panels, three in a row: `(figure, its axes)`."""
-    rows = math.ceil(count / columns)
-    figure = Figure(figsize=(3.4 * min(count, columns), 3.1 * rows + 0.4), layout="constrained")
-    panels = figure.subplots(rows, min(count, columns), squeeze=False, **options).flatten()
-    for axes in panels[count:]:
-        axes.set_axis_off()
-    return figure, panels[:count]
+def plot_seeds(axes, groups, length, negatives, colour, label=""):
+    """A dot for each seed, and the mean with its 95% interval: accuracy on one test set.
 
-
-def draw_seeds(axes, rows, records_of_rows, length, negatives, colour, label):
-    """A dot a seed and the mean with its 95% interval at each row: accuracy at that length on one kind of negatives."""
-    for row, records in zip(rows, records_of_rows):
-        values = [accuracy_of(record, length, negatives) for record in records]
+    Args:
+        groups: `{height: records that differ in their seed}`.
+        length, negatives: which test set.
+    """
+    dots = {"color": colour, "markersize": 3.5, "alpha": 0.6, "label": f"one seed{label}"}
+    bar = {"fmt": "|", "color": "black", "capsize": 2, "markersize": 7, "linewidth": 0.8}
+    for row, records in groups.items():
+        values = accuracies(records, length, negatives)
         mean, half = mean_interval(values)
-        axes.plot(values, [row] * len(values), "o", color=colour, markersize=3.5, alpha=0.6, label=f"one seed{label}")
-        axes.errorbar(mean, row, xerr=half, fmt="|", color="black", capsize=2, markersize=7, linewidth=0.8,
-                      label="mean, 95% interval")
+        axes.plot(values, [row] * len(values), "o", **dots)
+        axes.errorbar(mean, row, xerr=half, **bar, label="mean, 95% interval")
     axes.axvline(0.5, color=GREY, linestyle=":", linewidth=0.8, label="chance")
     axes.set(xlim=(0.4, 1.02))
     axes.grid(alpha=0.3)
 
 
 def plot_grid(records, negatives, lengths=(16, 64, 256)):
-    """The grid, or that of the scaled scores, on one kind of negatives: a row a length, a column a pooling, in each the
-    encodings with and without augmentation.
+    """The grid on one kind of negatives: a row a length, a column a pooling, in each the encodings.
 
     Args:
         records: runs with scaled scores, or runs without, of one training setting a cell.
@@ -81,21 +84,27 @@ def plot_grid(records, negatives, lengths=(16, 64, 256)):
     cells = {}
     for record in records:
         chosen = record["settings"]
-        cells.setdefault((chosen["pooling"], chosen["augmentation"] != "none", chosen["encoding_type"]),
-                         []).append(record)
-    poolings, encodings = (sorted({cell[place] for cell in cells}, key=list(order).index)
-                           for place, order in ((0, POOLINGS), (2, ENCODINGS)))
-    figure = Figure(figsize=(3 * len(poolings) + 1.5, len(lengths) * (0.9 + 0.23 * len(encodings)) + 0.8),
-                    layout="constrained")
+        cell = chosen["pooling"], chosen["augmentation"] != "none", chosen["encoding_type"]
+        cells.setdefault(cell, []).append(record)
+    poolings = [name for name in POOLINGS if any(cell[0] == name for cell in cells)]
+    encodings = [name for name in ENCODINGS if any(cell[2] == name for cell in cells)]
+    height = len(lengths) * (0.9 + 0.23 * len(encodings)) + 0.8
+    figure = new_figure(3 * len(poolings) + 1.5, height)
     scores = "; scores scaled by log n" if records[0]["settings"]["log_scaling"] else ""
-    figure.suptitle("Accuracy by encoding, pooling, augmentation and length\n"
-                    f"negatives: {negatives.replace('_', ' ')}{scores}", fontsize=11)
+    figure.suptitle(
+        "Accuracy by encoding, pooling, augmentation and length\n"
+        f"negatives: {negatives.replace('_', ' ')}{scores}",
+        fontsize=11,
+    )
     panels = figure.subplots(len(lengths), len(poolings), sharex=True, sharey=True, squeeze=False)
     for (length, pooling), axes in zip(product(lengths, poolings), panels.flat):
-        for augmented, shift, colour, label in [(True, -0.2, BLUE, ", augmented"), (False, 0.2, ORANGE, ", plain")]:
-            run = {row: cells[pooling, augmented, encoding] for row, encoding in enumerate(encodings)
-                   if (pooling, augmented, encoding) in cells}
-            draw_seeds(axes, [row + shift for row in run], run.values(), length, negatives, colour, label)
+        for augmented, shift in ((True, -0.2), (False, 0.2)):
+            colour, label = (BLUE, ", augmented") if augmented else (ORANGE, ", plain")
+            groups = {}
+            for row, encoding in enumerate(encodings):
+                if (pooling, augmented, encoding) in cells:
+                    groups[row + shift] = cells[pooling, augmented, encoding]
+            plot_seeds(axes, groups, length, negatives, colour, label)
         axes.set_title(f"{pooling} pooling, {length} values", fontsize=10)
     for axes in panels[-1]:
         axes.set_xlabel("accuracy")
@@ -108,11 +117,11 @@ def plot_grid(records, negatives, lengths=(16, 64, 256)):
 def plot_parts(records, negatives="one_inversion", lengths=(16, 64, 256)):
     """Variants beside the grid, with those that they descend from: a panel a length."""
     groups = by_variant(records)
-    figure = Figure(figsize=(4 * len(lengths) + 2, 1.4 + 0.26 * len(groups)), layout="constrained")
+    figure = new_figure(4 * len(lengths) + 2, 1.4 + 0.26 * len(groups))
     figure.suptitle(f"Accuracy, negatives: {negatives.replace('_', ' ')}")
     panels = figure.subplots(1, len(lengths), sharey=True)
     for length, axes in zip(lengths, panels):
-        draw_seeds(axes, range(len(groups)), groups.values(), length, negatives, BLUE, "")
+        plot_seeds(axes, dict(enumerate(groups.values())), length, negatives, BLUE)
         axes.set(title=f"{length} values", xlabel="accuracy")
     panels[0].set_yticks(range(len(groups)), labels=groups, fontsize=8)
     panels[0].invert_yaxis()
@@ -121,54 +130,60 @@ def plot_parts(records, negatives="one_inversion", lengths=(16, 64, 256)):
 
 
 def plot_shortcut(records, length=16):
-    """Accuracy in distribution against accuracy on one inversion; and against the agreement with the trend model."""
-    figure = Figure(figsize=(11, 5.1), layout="constrained")
-    figure.suptitle("Each dot is a run: does accuracy on the test split mean that neighbours are compared?")
+    """Accuracy on the test split against that on one inversion, and against following the trend."""
+    figure = new_figure(11, 5.1)
+    figure.suptitle(
+        "Each dot is a run: does accuracy on the test split mean that neighbours are compared?"
+    )
     inversion, agreement = figure.subplots(1, 2)
-    kinds = [("without augmentation", lambda record: record["settings"]["augmentation"] == "none", "o", ORANGE),
-             ("with augmentation", lambda record: record["settings"]["augmentation"] != "none", "s", BLUE)]
-    for name, belongs, mark, colour in kinds:
-        chosen = [record for record in records if belongs(record)]
-        test = [record["test"]["accuracy"] for record in chosen]
-        inversion.plot(test, [accuracy_of(record, length, "one_inversion") for record in chosen], mark, color=colour,
-                       alpha=0.6, label=name)
-        agreement.plot(test, [record["shortcut"]["agreement"] for record in chosen], mark, color=colour, alpha=0.6,
-                       label=name)
-    trend = records[0]["shortcut"]["trend_accuracy"]
+    groups = {False: [], True: []}  # {augmented: records}
+    for record in records:
+        groups[record["settings"]["augmentation"] != "none"].append(record)
+    for (augmented, chosen), mark, colour in zip(groups.items(), "os", (ORANGE, BLUE)):
+        style = {"color": colour, "alpha": 0.6}
+        style["label"] = f"{'with' if augmented else 'without'} augmentation"
+        test = [accuracy(record["test"]) for record in chosen]
+        if chosen:
+            inversion.plot(test, accuracies(chosen, length, "one_inversion"), mark, **style)
+        agreed = [record["shortcut"]["agree"] / record["shortcut"]["n"] for record in chosen]
+        agreement.plot(test, agreed, mark, **style)
+    trend = 1 - records[0]["shortcut"]["trend_wrong"] / records[0]["shortcut"]["n"]
     for axes in (inversion, agreement):
-        axes.axvline(trend, color=GREY, linestyle="--", label=f"the trend model ({trend:.1%})")
+        label = f"the trend model ({trend:.1%})"
+        axes.axvline(trend, color=GREY, linestyle="--", label=label)
         axes.set_xlabel("accuracy on the test split (8 to 16 values)")
         axes.grid(alpha=0.3)
     inversion.axhline(0.5, color=GREY, linestyle=":", label="chance")
-    inversion.set(ylabel=f"accuracy on one inversion, {length} values", title="Comparing neighbours")
+    inversion.set(
+        ylabel=f"accuracy on one inversion, {length} values", title="Comparing neighbours"
+    )
     agreement.set(ylabel="share of answers that are the trend model's", title="Following the trend")
     legend_below(figure, inversion)
     return figure
 
 
 def plot_untrained_rows(records):
-    """Learned positions past the trained rows: accuracy against length under each policy, a panel a variant."""
+    """Learned positions past the trained rows: accuracy under each policy, a panel a variant."""
     groups = by_variant(record for record in records if "untrained_rows" in record)
-    figure = Figure(figsize=(4.2 * len(groups), 6.4), layout="constrained")
-    figure.suptitle("Learned rows past the training lengths, replaced after training: what brings accuracy back?\n"
-                    "(a dot a seed, a line their mean; interpolation: the trained rows stretched)")
+    figure = new_figure(4.2 * len(groups), 6.4)
+    figure.suptitle(
+        "Learned rows past the training lengths, replaced after training: what brings accuracy "
+        "back?\n(a dot a seed, a line their mean; interpolation: the trained rows stretched)"
+    )
     kinds = ("swap", "one_inversion")
     panels = figure.subplots(len(kinds), len(groups), sharex=True, sharey=True, squeeze=False)
-    for (negatives, (variant, group)), axes in zip(product(kinds, groups.items()), panels.flat):
-        entries = [entry for record in group for entry in record["untrained_rows"] if entry["negatives"] == negatives]
-        lengths = sorted({entry["length"] for entry in entries})
-        policies = list(dict.fromkeys(entry["policy"] for entry in entries))
+    for (kind, (variant, group)), axes in zip(product(kinds, groups.items()), panels.flat):
+        policies = list(dict.fromkeys(entry["policy"] for entry in group[0]["untrained_rows"]))
         for number, policy in enumerate(policies):
-            seeds = [[entry["accuracy"] for entry in entries if (entry["length"], entry["policy"]) == (length, policy)]
-                     for length in lengths]
-            places = beside(lengths, number, len(policies))
-            axes.plot(places, seeds, MARKS[number], color=PALETTE[number], markersize=4, alpha=0.5)
-            axes.plot(places, [statistics.mean(values) for values in seeds], color=PALETTE[number],
-                      marker=MARKS[number], markersize=4, label=policy)
+            wanted = {"negatives": kind, "policy": policy}
+            curve = curve_of(group, "untrained_rows", "length", **wanted)
+            places, style = beside(curve, number, len(policies)), look(number) | {"markersize": 4}
+            axes.plot(places, list(curve.values()), linestyle="none", **style, alpha=0.5)
+            means = [statistics.mean(values) for values in curve.values()]
+            axes.plot(places, means, **style, label=policy)
         axes.axhline(0.5, color=GREY, linestyle=":", label="chance")
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(lengths, labels=map(str, lengths))
-        axes.set_title(f"{variant}: {negatives.replace('_', ' ')}", fontsize=9)
+        log_lengths(axes, list(curve))
+        axes.set_title(f"{variant}: {kind.replace('_', ' ')}", fontsize=9)
         axes.grid(alpha=0.3)
     panels[0, 0].set_ylim(0.4, 1.02)
     for axes in panels[-1]:
@@ -179,134 +194,164 @@ def plot_untrained_rows(records):
     return figure
 
 
-def plot_dilution(records):
-    """Margin against length, sorted and with one violation, a panel a variant: mean over seeds, band one standard
-    deviation."""
+def plot_panels(records, title, ylabel, plot_panel):
+    """A panel for each variant, three in a row, with the length on the x axis.
+
+    `plot_panel(axes, records of the variant)` plots one and returns its lengths.
+    """
     groups = by_variant(records)
-    figure, panels = make_panels(len(groups), sharey=True)
-    figure.suptitle("What one inversion moves: where the lines meet it is not seen; below zero all is called unsorted")
-    for axes, (variant, group) in zip(panels, groups.items()):
-        lengths = [entry["length"] for entry in group[0]["dilution"]]
-        for name, colour, mark in [("sorted", BLUE, "o"), ("one_inversion", ORANGE, "s")]:
-            mean, std = (np.mean([[entry[f"margin_{name}_{measure}"] for entry in record["dilution"]]
-                                  for record in group], axis=0)
-                         for measure in ("mean", "std"))
-            axes.plot(lengths, mean, color=colour, marker=mark, label=name.replace("_", " "))
-            axes.fill_between(lengths, mean - std, mean + std, color=colour, alpha=0.15, linewidth=0)
-        axes.axhline(0, color=GREY, linestyle=":")
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(lengths, labels=map(str, lengths))
-        axes.set(title=variant, xlabel="sequence length (values)")
-        axes.title.set_fontsize(9)
+    columns, rows = min(3, len(groups)), math.ceil(len(groups) / 3)
+    figure = new_figure(3.4 * columns, 3.1 * rows + 0.4)
+    figure.suptitle(title)
+    panels = figure.subplots(rows, columns, squeeze=False, sharey=True)
+    for axes in panels.flat[len(groups) :]:
+        axes.set_axis_off()
+    for axes, (variant, group) in zip(panels.flat, groups.items()):
+        log_lengths(axes, plot_panel(axes, group))
+        axes.set_title(variant, fontsize=9)
+        axes.set_xlabel("sequence length (values)")
         axes.grid(alpha=0.3)
-        if axes.get_subplotspec().is_first_col():
-            axes.set_ylabel("margin (logit)")
-    legend_below(figure, axes)
+    for axes in panels[:, 0]:
+        axes.set_ylabel(ylabel)
+    legend_below(figure, panels[0, 0])
     return figure
 
 
+def plot_dilution(records):
+    """Margin against length, sorted and with one violation: mean over seeds, band one deviation."""
+
+    def plot_panel(axes, group):
+        lengths = [entry["length"] for entry in group[0]["dilution"]]
+        for name, colour, mark in (("sorted", BLUE, "o"), ("one_inversion", ORANGE, "s")):
+            keys = f"margin_{name}_mean", f"margin_{name}_std"
+            seeds = [[[entry[key] for entry in run["dilution"]] for key in keys] for run in group]
+            mean, std = np.mean(seeds, axis=0)
+            axes.plot(lengths, mean, color=colour, marker=mark, label=name.replace("_", " "))
+            axes.fill_between(
+                lengths, mean - std, mean + std, color=colour, alpha=0.15, linewidth=0
+            )
+        axes.axhline(0, color=GREY, linestyle=":")
+        return lengths
+
+    title = (
+        "What one inversion moves: where the lines meet it is not seen; below zero all is called "
+        "unsorted"
+    )
+    return plot_panels(records, title, "margin (logit)", plot_panel)
+
+
+def plot_gap(records, negatives="one_inversion"):
+    """Length against gap: accuracy at each length, and at 16 values with that length's gaps."""
+
+    def plot_panel(axes, group):
+        at_length = curve_of(group, "accuracy", "length", negatives=negatives, gap_source=None)
+        with_gaps = curve_of(group, "accuracy", "gap_source", negatives=negatives, length=16)
+        del with_gaps[None]
+        for name, curve, line, mark, colour in [
+            ("at that length", at_length, "-", "o", BLUE),
+            ("16 values, the gaps of that length", with_gaps, "--", "s", ORANGE),
+        ]:
+            points = [mean_interval(curve[length]) for length in with_gaps]
+            style = {"linestyle": line, "marker": mark, "color": colour, "capsize": 2}
+            axes.errorbar(list(with_gaps), *zip(*points), **style, label=name)
+        axes.set_ylim(0.4, 1.02)
+        return list(with_gaps)
+
+    title = "Length or gap? Where the lines part, length itself is the obstacle"
+    return plot_panels(records, title, f"accuracy, {negatives.replace('_', ' ')}", plot_panel)
+
+
 def neighbour_head(record):
-    """`(layer, head, side)` of the head that looks most at one neighbour, "before" or "after", at the shortest
-    length."""
+    """`(layer, head, side)` of the head that looks most at one neighbour, at the shortest length.
+
+    `side` is "before" or "after".
+    """
     shortest = min(entry["length"] for entry in record["heads"])
-    entries = [(entry[side], entry["layer"], entry["head"], side) for entry in record["heads"] if entry["length"]
-               == shortest
-               for side in ("before", "after")]
-    return max(entries)[1:]
+    weights = {
+        (entry[side], entry["layer"], entry["head"], side)
+        for entry in record["heads"]
+        for side in ("before", "after")
+        if entry["length"] == shortest
+    }
+    return max(weights)[1:]
 
 
 def plot_neighbour_head(records):
-    """Of each run's neighbour head, against length: entropy, top weight, and the weight of its neighbour; a line a
-    variant."""
-    figure = Figure(figsize=(13, 4.4), layout="constrained")
-    figure.suptitle("The head that looks most at one neighbour: does it keep looking as sequences grow?")
+    """Of each run's neighbour head: entropy, top weight, weight of its neighbour, by length."""
+    figure = new_figure(13, 4.4)
+    figure.suptitle(
+        "The head that looks most at one neighbour: does it keep looking as sequences grow?"
+    )
     panels = figure.subplots(1, 3)
     for number, (variant, group) in enumerate(by_variant(records).items()):
-        chosen = []
+        seeds = []
         for record in group:
-            layer, head, side = neighbour_head(record)
-            chosen.append([(entry["length"], entry["entropy"], entry["top_weight"], entry[side])
-                           for entry in record["heads"]
-                           if (entry["layer"], entry["head"]) == (layer, head)])
-        lengths, *curves = np.mean(chosen, axis=0).T
+            *place, side = neighbour_head(record)
+            entries = [each for each in record["heads"] if [each["layer"], each["head"]] == place]
+            keys = ("length", "entropy", "top_weight", side)
+            seeds.append([[entry[key] for entry in entries] for key in keys])
+        lengths, *curves = np.mean(seeds, axis=0)
         for axes, curve in zip(panels, curves):
-            axes.plot(lengths, curve, color=PALETTE[number % 7], marker=MARKS[number % 7], label=variant)
-    for axes, name in zip(panels, ("entropy (nats)", "largest weight", "weight of the neighbour")):
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(lengths, labels=[f"{length:.0f}" for length in lengths])
+            axes.plot(lengths, curve, **look(number), label=variant)
+    names = ("entropy (nats)", "largest weight", "weight of the neighbour")
+    for axes, name in zip(panels, names):
+        log_lengths(axes, [round(length) for length in lengths])
         axes.set(xlabel="sequence length (values)", ylabel=name, ylim=(0, None))
         axes.grid(alpha=0.3)
     legend_below(figure, axes)
     return figure
 
 
-def plot_gap(records, negatives="one_inversion"):
-    """Length against gap: accuracy at each length, and at 16 values with the gaps of that length; a panel a variant."""
-    groups = by_variant(records)
-    figure, panels = make_panels(len(groups), sharey=True)
-    figure.suptitle("Length or gap? Where the lines part, length itself is the obstacle")
-    for axes, (variant, group) in zip(panels, groups.items()):
-        sources = sorted({entry["gap_source"] for entry in group[0]["accuracy"]} - {None})
-        for name, points, style, mark in [
-                ("at that length", [mean_interval([accuracy_of(record, n, negatives) for record in group])
-                                    for n in sources], "-", "o"),
-                ("16 values, the gaps of that length",
-                 [mean_interval([accuracy_of(record, 16, negatives, n) for record in group])
-                                                        for n in sources], "--", "s")]:
-            axes.errorbar(sources, *zip(*points), linestyle=style, marker=mark, capsize=2, color=BLUE if mark == "o"
-                          else ORANGE, label=name)
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(sources, labels=map(str, sources))
-        axes.set(title=variant, xlabel="sequence length (values)", ylim=(0.4, 1.02))
-        axes.title.set_fontsize(9)
-        axes.grid(alpha=0.3)
-        if axes.get_subplotspec().is_first_col():
-            axes.set_ylabel(f"accuracy, {negatives.replace('_', ' ')}")
-    legend_below(figure, axes)
-    return figure
-
-
 def plot_ties(records):
-    """Accuracy against the number of distinct values that sequences were drawn from; a line a variant."""
-    figure = Figure(figsize=(10, 4.4), layout="constrained")
+    """Accuracy against the number of distinct values in a sequence; a line a variant."""
+    figure = new_figure(10, 4.4)
     figure.suptitle("Many ties: right on both kinds of sequences, or calling everything the same?")
     groups = by_variant(records)
     for axes, kind in zip(figure.subplots(1, 2, sharey=True), ("sorted", "one_inversion")):
         for number, (variant, group) in enumerate(groups.items()):
-            distinct = [entry["distinct"] for entry in group[0]["ties"] if entry["set"] == kind]
-            points = [mean_interval([entry["accuracy"] for record in group for entry in record["ties"]
-                                     if (entry["set"], entry["distinct"]) == (kind, n)]) for n in distinct]
-            axes.errorbar(beside(distinct, number, len(groups)), *zip(*points), color=PALETTE[number % 7],
-                          marker=MARKS[number % 7], markersize=5, capsize=2, label=variant)
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(distinct, labels=map(str, distinct))
-        axes.set(title=kind.replace("_", " "), xlabel="distinct values (16 in a sequence)", ylabel="accuracy",
-                 ylim=(-0.02, 1.02))
+            curve = curve_of(group, "ties", "distinct", set=kind)
+            points = [mean_interval(values) for values in curve.values()]
+            places = beside(curve, number, len(groups))
+            style = look(number) | {"markersize": 5, "capsize": 2}
+            axes.errorbar(places, *zip(*points), **style, label=variant)
+        log_lengths(axes, list(curve))
+        axes.set(title=kind.replace("_", " "), xlabel="distinct values (16 in a sequence)")
+        axes.set(ylabel="accuracy", ylim=(-0.02, 1.02))
         axes.grid(alpha=0.3)
     legend_below(figure, axes)
     return figure
 
 
 def plot_pairs(table, errors):
-    """The comparison as a heatmap: margin of sorted for v (row) before w (column), with the pairs on the wrong side
-    marked."""
+    """The comparison as a heatmap, with the pairs of the wrong sign marked, and by difference.
+
+    Args:
+        table: margins `[100][100]` for v (row) before w (column).
+        errors: pairs `[v, w]`.
+    """
     table = np.asarray(table)
-    figure = Figure(figsize=(12, 5), layout="constrained")
+    figure = new_figure(12, 5)
     heatmap, profile = figure.subplots(1, 2)
     limit = np.abs(table).max()
     image = heatmap.imshow(table, cmap="RdBu", vmin=-limit, vmax=limit, interpolation="nearest")
     figure.colorbar(image, ax=heatmap, label='margin: logit of "sorted" minus "unsorted"')
     if errors:
-        heatmap.plot([w for _, w in errors], [v for v, _ in errors], "kx", markersize=5, label="wrong")
+        rows, columns = zip(*errors)
+        heatmap.plot(columns, rows, "kx", markersize=5, label="wrong")
         heatmap.legend()
-    heatmap.set(title=f"{len(errors)} of {table.size:,} pairs wrong", xlabel="w, the value after",
-                ylabel="v, the value before")
+    heatmap.set_title(f"{len(errors)} of {table.size:,} pairs wrong")
+    heatmap.set(xlabel="w, the value after", ylabel="v, the value before")
     steps = range(-8, 9)
-    for name, choose, colour in [("mean", np.mean, BLUE), ("smallest", np.min, ORANGE), ("largest", np.max, GREEN)]:
-        profile.plot(steps, [choose(np.diagonal(table, step)) for step in steps], marker="o", color=colour,
-                     label=f"{name} over v")
+    for name, choose, colour in [
+        ("mean", np.mean, BLUE),
+        ("smallest", np.min, ORANGE),
+        ("largest", np.max, GREEN),
+    ]:
+        curve = [choose(np.diagonal(table, step)) for step in steps]
+        profile.plot(steps, curve, marker="o", color=colour, label=f"{name} over v")
     profile.axhline(0, color=GREY, linestyle=":")
-    profile.axvline(-0.5, color="black", linestyle="--", linewidth=0.8, label="where a step function steps")
+    label = "where a step function steps"
+    profile.axvline(-0.5, color="black", linestyle="--", linewidth=0.8, label=label)
     profile.set(title="Margin by difference", xlabel="w - v", ylabel="margin (logit)")
     profile.legend(fontsize=8)
     profile.grid(alpha=0.3)
@@ -315,13 +360,13 @@ def plot_pairs(table, errors):
 
 def plot_bias(weights, reach):
     """The learned bias `[heads][2 reach + 1]` against the offset, a line a head."""
-    figure = Figure(figsize=(5.5, 4), layout="constrained")
+    figure = new_figure(5.5, 4)
     axes = figure.subplots()
+    offsets = range(-reach, reach + 1)
     for number, row in enumerate(weights):
-        axes.plot(range(-reach, reach + 1), row, color=PALETTE[number % 7], marker=MARKS[number % 7],
-                  label=f"head {number}")
-    axes.set(title="Learned bias", xlabel="offset of the key from the query (values)", ylabel="added to the score")
-    axes.set_xticks(range(-reach, reach + 1))
+        axes.plot(offsets, row, **look(number), label=f"head {number}")
+    axes.set(title="Learned bias", xlabel="offset of the key from the query (values)")
+    axes.set(ylabel="added to the score", xticks=offsets)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     return figure

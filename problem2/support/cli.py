@@ -5,6 +5,7 @@ import os
 import platform
 import sys
 import time
+import warnings
 from importlib.metadata import version
 from pathlib import Path
 
@@ -24,7 +25,10 @@ def run(main):
     for name in ("stdin", "stdout", "stderr"):  # a stream that the caller closed is None
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))
-    sys.stdout.reconfigure(errors="backslashreplace")  # a path may not fit the output's encoding
+    for stream in (sys.stdout, sys.stderr):  # a path may not fit the output's encoding
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    warnings.formatwarning = lambda message, *rest, **more: f"warning: {message}\n"
     try:
         status = main()
         sys.stdout.flush()

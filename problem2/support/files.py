@@ -51,19 +51,19 @@ def write_files(contents):
 
 
 @contextmanager
-def locked(folder):
+def locked(folder, patient=False):
     """Keep other runs from writing to `folder` while the block runs; the process holds the lock.
 
     Raises:
-        UserError: if another run holds the lock.
+        UserError: if another run holds the lock. A patient caller waits for it instead.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "ab") as file:
         try:
             if os.name == "posix":
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if patient else fcntl.LOCK_NB))
             else:
-                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+                msvcrt.locking(file.fileno(), msvcrt.LK_LOCK if patient else msvcrt.LK_NBLCK, 1)
         except OSError as error:
             if error.errno in LOCK_HELD:  # other errors come from file systems without locks
                 raise UserError(
@@ -106,6 +106,15 @@ def read_json(path, remedy):
         raise UserError(f"{path} does not exist: {remedy}") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not whole JSON ({error}): delete it and {remedy}") from None
+
+
+@contextmanager
+def reading(path, remedy):
+    """Within the block of code, what the record in `path` lacks is a UserError with `remedy`."""
+    try:
+        yield
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
+        raise UserError(f"{path} is not a whole record ({error!r}): {remedy}") from None
 
 
 def figure_bytes(figure):

@@ -7,7 +7,6 @@ a matplotlibrc says: a command must not fail over its pictures.
 import math
 import os
 import sys
-from pathlib import Path
 
 # Okabe & Ito's palette, which colour-blind readers can tell apart.
 BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
@@ -30,7 +29,9 @@ def new_figure(width, height, layout="constrained"):
     """An empty matplotlib figure of `width` x `height` inches."""
     if "matplotlib" not in sys.modules:
         os.environ["MPLBACKEND"] = "agg"
-        os.environ["MATPLOTLIBRC"] = str(Path(__file__).with_name("matplotlibrc"))
+        import matplotlib
+
+        matplotlib.rcdefaults()
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout=layout)

@@ -1,173 +1,196 @@
-"""Measurements that are fair: times taken in turn, peak memory, and the matrix products that no implementation can do
-without.
+"""Benchmarks: functions timed in turn, their ratios, and the matrix products beneath a function.
 
-For computations on the CPU.
+Everything runs on the CPU.
 """
 
-import json
-import math
 import os
-import tempfile
-import time
-from itertools import accumulate
 from pathlib import Path
 from statistics import median, quantiles
 
 import torch
-from torch.profiler import ProfilerActivity, profile
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch import nn
+from torch.nn import functional as F
+from torch.profiler import profile
+from torch.utils.benchmark import Timer
 
-FIRST_FACTOR = {"aten.mm.default": 0, "aten.bmm.default": 0, "aten.addmm.default": 1}
+from support import cli, files, plots
+
+PRODUCTS = {"aten::mm": 0, "aten::bmm": 0, "aten::addmm": 1}  # name: where its two factors begin
+LENGTHS = (16, 64, 256, 512, 1024, 2048)
+TOKENS = 2048  # in a batch for `measure_attention`, whatever the length
+HEADS, WIDTH = 4, 32  # of an attention, and of each of its heads
 
 
-def times_in_turn(functions, rounds, least_seconds=0.05):
-    """Time functions in turn (A B A B ...), so that a machine that grows slower or faster does so for all alike.
+def times_in_turn(functions, rounds):
+    """Time functions in turn, A B A B ..., so that all share in the machine's ups and downs.
 
     Args:
-        functions: `{name: function}`; each is called once beforehand, to warm up.
-        rounds: how many figures to take of each.
-        least_seconds: a figure is the mean of as many calls as take about this long.
+        functions: `{name: function}`.
 
     Returns:
-        `{name: [seconds a call, ...]}`, one figure a round.
+        `{name: [seconds a call, ...]}`, one value a round.
     """
-    calls = {}
-    for name, function in functions.items():
-        function()
-        start = time.perf_counter()
-        function()
-        calls[name] = max(1, math.ceil(least_seconds / (time.perf_counter() - start)))
+    threads = torch.get_num_threads()
+    timers = {
+        name: Timer("call()", globals={"call": function}, num_threads=threads)
+        for name, function in functions.items()
+    }
     times = {name: [] for name in functions}
     for _ in range(rounds):
-        for name, function in functions.items():
-            start = time.perf_counter()
-            for _ in range(calls[name]):
-                function()
-            times[name].append((time.perf_counter() - start) / calls[name])
+        for name, timer in timers.items():
+            times[name].append(timer.blocked_autorange(min_run_time=0.05).median)
     return times
 
 
-def compare(times, name, base):
-    """How `name` compares with `base` in what `times_in_turn` returned.
+def compare(times, ours, against):
+    """A record of how `ours` compares with `against` in what `times_in_turn` returned.
 
-    Returns:
-        A record: the median `seconds` a call of both, `ratio`, the median over the rounds of the ratio within a round,
-        and `ratio_quartiles`, its first and third quartile.
+    `seconds` a call are medians. `ratio` is the median of the ratios within a round, and
+    `ratio_quartiles` are their first and third quartile.
     """
-    ratios = [ours / theirs for ours, theirs in zip(times[name], times[base])]
-    low, _, high = quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
+    ratios = [one / other for one, other in zip(times[ours], times[against])]
+    low, middle, high = quantiles(ratios, method="inclusive")
     return {
-        "seconds": {key: median(times[key]) for key in (name, base)},
-        "ratio": median(ratios),
+        "against": against,
+        "seconds": {name: median(times[name]) for name in (ours, against)},
+        "ratio": middle,
         "ratio_quartiles": [low, high],
         "rounds": len(ratios),
     }
 
 
-def peak_memory(function):
-    """Most bytes of tensors that a call of `function` holds at once beyond what there was before, by torch's own count.
+def products_alone(function):
+    """A function that computes the matrix products of `function`, in its shapes, and nothing else.
 
-    The count is that of torch's allocator, so it is exact and the same each time; what libraries below it take as
-    scratch space is not in it.
+    They are the floor under `function`: it cannot be faster. Element-wise work comes on top.
     """
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler announces itself otherwise
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
-        function()
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "trace.json"
-        record.export_chrome_trace(str(path))
-        events = json.loads(path.read_bytes())["traceEvents"]
-    changes = sorted(
-        ((event["ts"], event["args"]["Bytes"]) for event in events if event["name"] == "[memory]"),
-        key=lambda change: change[0],
-    )
-    return max(accumulate(size for _, size in changes), default=0)
-
-
-class MatrixProducts(TorchDispatchMode):
-    """Notes the factors of every matrix product computed while it is entered, forward and backward.
-
-    `factors` has a pair of `(shape, strides)` for each product; `multiplications` counts all multiplications of
-    numbers.
-    """
-
-    def __init__(self):
-        super().__init__()
-        self.factors, self.multiplications = [], 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        first = FIRST_FACTOR.get(str(function))
-        if first is not None:
-            a, b = args[first : first + 2]
-            self.factors.append([(tuple(x.shape), x.stride()) for x in (a, b)])
-            self.multiplications += a.numel() * b.size(-1)
-        return function(*args, **(kwargs or {}))
-
-
-def products_alone(function):
-    """A function that computes the matrix products which `function` computes, in the same shapes and layouts, and
-    nothing else.
-
-    The floor under `function`: all that is elementwise, moves data or keeps books comes on top.
-
-    Returns:
-        `(the floor, its number of multiplications)`.
-    """
-    with MatrixProducts() as record:
+    with profile(record_shapes=True) as record:
         function()
     prepared = []
-    for factors in record.factors:
-        a, b = (
-            torch.randn(1 + sum((n - 1) * step for n, step in zip(shape, strides))).as_strided(
-                shape, strides
-            )
-            for shape, strides in factors
-        )
-        product = torch.mm if a.dim() == 2 else torch.bmm
-        prepared.append((product, a, b, product(a, b)))
+    for event in record.events():
+        if event.name in PRODUCTS:
+            first = PRODUCTS[event.name]
+            a, b = (torch.randn(shape) for shape in event.input_shapes[first : first + 2])
+            prepared.append((torch.mm if a.dim() == 2 else torch.bmm, a, b))
 
     def floor():
-        for product, a, b, out in prepared:
-            product(a, b, out=out)
+        for product, a, b in prepared:
+            product(a, b)
 
-    return floor, record.multiplications
-
-
-def fitted_exponent(sizes, costs):
-    """k of cost = c size^k, by least squares in the logarithms."""
-    x, y = ([math.log(value) for value in values] for values in (sizes, costs))
-    mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
-    return sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y)) / sum(
-        (a - mean_x) ** 2 for a in x
-    )
+    return floor
 
 
-def time_to_quality(curves, thresholds):
-    """Seconds and samples until validation first reaches each threshold, over several runs.
+def measure_attention(attention, multi_head, rounds, length, causal_mask=None):
+    """Records of attention alone at one length, against PyTorch's.
 
     Args:
-        curves: for each run, `[seconds so far, samples so far, value]` at each epoch's end.
-        thresholds: values to reach.
-
-    Returns:
-        A record for each threshold: `runs`, how many `reached` it, and of these `seconds` and `samples`, each `[least,
-        median, most]`.
+        attention: called as `attention(Q, K, V, mask)`; the first of what it returns is used.
+        multi_head: a class of modules, made as `multi_head(d_model, num_heads)`.
+        causal_mask: if given, `attention` is timed with it as well.
     """
+    batch_size, d_model = max(1, TOKENS // length), HEADS * WIDTH
+    ours = multi_head(d_model, HEADS)
+    theirs = nn.MultiheadAttention(d_model, HEADS, batch_first=True)
+    x = torch.randn(batch_size, length, d_model, requires_grad=True)
+    Q, K, V = (torch.randn(batch_size, HEADS, length, WIDTH, requires_grad=True) for _ in range(3))
+
+    def fused(causal=False):
+        return F.scaled_dot_product_attention(Q, K, V, is_causal=causal)
+
+    def with_weights():
+        return theirs(x, x, x, average_attn_weights=False)[0]
+
+    pairs = [
+        ("F.scaled_dot_product_attention", "none", lambda: attention(Q, K, V)[0], fused),
+        ("nn.MultiheadAttention with weights", "none", lambda: ours(x, x, x)[0], with_weights),
+    ]
+    if causal_mask is not None:
+        one, other = (lambda: attention(Q, K, V, causal_mask)[0]), (lambda: fused(causal=True))
+        pairs.append(("F.scaled_dot_product_attention", "causal", one, other))
+    passes = {"forward": torch.no_grad(), "forward and backward": with_backward}
     records = []
-    for threshold in thresholds:
-        first = [
-            next((point for point in curve if point[2] >= threshold), None) for curve in curves
-        ]
-        reached = [point for point in first if point is not None]
-        records.append(
-            {"threshold": threshold, "runs": len(curves), "reached": len(reached)}
-            | {
-                name: [min(values), median(values), max(values)]
-                for name, values in (
-                    ("seconds", [point[0] for point in reached]),
-                    ("samples", [point[1] for point in reached]),
-                )
-                if values
-            }
-        )
+    for against, mask, one, other in pairs:
+        for name, wrap in passes.items():
+            times = times_in_turn({"ours": wrap(one), against: wrap(other)}, rounds)
+            about = {"section": "attention", "length": length, "batch_size": batch_size}
+            about |= {"heads": HEADS, "width_of_a_head": WIDTH, "mask": mask, "passes": name}
+            records.append(about | compare(times, "ours", against))
     return records
+
+
+def with_backward(function):
+    return lambda: function().sum().backward()
+
+
+def run_benchmark(description, measures, rounds, arguments):
+    """The command of a benchmark: take the records, write benchmark.json and benchmark.png.
+
+    Args:
+        measures: functions of the number of rounds that return lists of records. Records other than
+            those of `measure_attention` have a `section` and a `target`, the most the ratio may be.
+        rounds: by default. A run of fewer rounds leaves the results of the full one alone.
+    """
+    parser = cli.Parser(description=description)
+    text = "how often each time is taken; with fewer than the default, results go to runs/"
+    parser.add_argument("--rounds", type=cli.whole_number(2), default=rounds, help=text)
+    text = "folder of benchmark.json and benchmark.png (default: results/beyond or runs/benchmark)"
+    parser.add_argument("--output-dir", type=Path, default=None, help=text)
+    args = parser.parse_args(arguments)
+    full = args.rounds >= rounds
+    default = cli.RESULTS_DIR / "beyond" if full else cli.HERE / "runs" / "benchmark"
+    output_dir = args.output_dir or default
+    torch.manual_seed(0)
+    with files.locked(output_dir):
+        records, progress = [], cli.Progress("measurements", len(measures))
+        for done, measure in enumerate(measures, 1):
+            records += measure(args.rounds)
+            progress.update(done)
+        record = {"environment": cli.environment("cpu"), "records": records}
+        files.write_json(output_dir / "benchmark.json", record)
+        files.save_figure(output_dir / "benchmark.png", plot_benchmark(record))
+    for entry in records:
+        if entry["section"] != "attention":
+            low, high = entry["ratio_quartiles"]
+            print(
+                f"{entry['section']} against {entry['against']}: {entry['ratio']:.2f} "
+                f"(quartiles {low:.2f} to {high:.2f}; target: at most {entry['target']})"
+            )
+    print(f"written to {output_dir / 'benchmark.json'}")
+
+
+def plot_benchmark(record):
+    """Two panels: ratios of whole tasks, and those of attention alone against the length."""
+    figure = plots.new_figure(12, 4.8)
+    bars, attention = figure.subplots(1, 2)
+    timed = [entry for entry in record["records"] if entry["section"] != "attention"]
+    names = [f"{entry['section']}\nagainst {entry['against']}" for entry in timed]
+    ratios = [entry["ratio"] for entry in timed]
+    errors = [
+        [abs(entry["ratio_quartiles"][i] - entry["ratio"]) for entry in timed] for i in (0, 1)
+    ]
+    bars.barh(names, ratios, xerr=errors, color=plots.BLUE, capsize=3)
+    targets = [entry["target"] for entry in timed]
+    style = {"markersize": 30, "markeredgewidth": 3, "color": plots.ORANGE}
+    bars.plot(targets, names, "|", label="target: at most", **style)
+    bars.invert_yaxis()
+    bars.legend(fontsize=8, markerscale=0.3)
+    bars.set(xlabel="ours / theirs (time; bar: median, line: quartiles)", title="Ratios")
+    curves = {}
+    for entry in record["records"]:
+        if entry["section"] == "attention":
+            kind = entry["against"], entry["mask"], entry["passes"]
+            curves.setdefault(kind, []).append((entry["length"], entry["ratio"]))
+    for number, ((against, mask, passes), curve) in enumerate(curves.items()):
+        colour = (plots.BLUE, plots.ORANGE, plots.GREEN)[number // 2]
+        style, label = "--" if number % 2 else "-", f"{against}, mask {mask}, {passes}"
+        attention.plot(*zip(*curve), "os^"[number // 2], linestyle=style, color=colour, label=label)
+    attention.axhline(1, color=plots.GREY, linewidth=0.8, linestyle=":")
+    attention.set(xscale="log", yscale="log", ylim=(0.5, 100), title="Attention alone")
+    attention.set(xlabel="length (tokens)", ylabel="ours / theirs (time)")
+    attention.set_xticks(LENGTHS, labels=map(str, LENGTHS))
+    attention.minorticks_off()
+    attention.legend(fontsize=7, loc="upper left")
+    for axes in (bars, attention):
+        axes.grid(alpha=0.3)
+    return figure

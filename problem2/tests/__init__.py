@@ -1,6 +1,14 @@
-"""Tests run on one thread: their models are too small for more, and so the suites of both problems can run side by
-side."""
+"""Tests run on one thread: their models are small, and the suites of both folders run side by side.
+
+From the root `python -m unittest problem1.tests.test_data` works as well: the folder is put on the
+path.
+"""
 
 import os
+import sys
+from pathlib import Path
 
-os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, here and in the processes that tests start
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, here and in what tests start
+HOME = str(Path(__file__).resolve().parent.parent)
+if HOME not in sys.path:
+    sys.path.insert(0, HOME)

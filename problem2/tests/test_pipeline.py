@@ -1,9 +1,7 @@
-"""The whole of problem 2 from a copy elsewhere, at a small size, by the commands that a newcomer types."""
+"""The whole of problem 2 in a copy elsewhere, by the commands that a newcomer types."""
 
 import json
-import os
 import runpy
-import shutil
 import subprocess
 import sys
 from unittest import mock
@@ -11,73 +9,79 @@ from unittest import mock
 import analyze
 import inference
 import train
-from tests.helpers import RESULTS, TemporaryFolder, command
+from positional_encoding import REQUIRED
+from tests.helpers import HOME, RESULTS, command, copy_of_the_code
+from tests.small import SIZES, SmallData
+
+OPTIONS = [f"--{name.replace('_', '-')}={size}" for name, size in SIZES.items()]
 
 
-class Pipeline(TemporaryFolder):
+class Pipeline(SmallData):
     def run_script(self, *arguments, **options):
-        done = subprocess.run([sys.executable, *map(str, arguments)], cwd=self.folder, capture_output=True, text=True,
-                              env=os.environ | {"MPLCONFIGDIR": str(self.folder)}, **options)
+        done = subprocess.run(
+            [sys.executable, *map(str, arguments)],
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            **options,
+        )
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertNotRegex(done.stderr.lower(), "error|warn|traceback")
         return done.stdout
 
     def test_generate_train_analyze_and_infer_from_another_folder(self):
-        problem = self.folder / "elsewhere" / "problem2"
-        shutil.copytree(RESULTS.parent, problem, ignore=shutil.ignore_patterns("data", "results", "runs", "tests",
-                                                                               "__pycache__"))
-        self.run_script(problem / "generate_data.py", "--train-size", 200, "--val-size", 20, "--test-size", 20)
-        output = self.run_script(problem / "train.py", "--epochs", 1, "--d-model", 16, "--num-heads", 2, "--num-layers",
-                                 1, "--d-ff", 16)
+        home = copy_of_the_code(self.folder / "elsewhere" / "problem2")
+        sizes = "--train-size=200", "--val-size=20", "--test-size=20"
+        self.run_script(home / "generate_data.py", *sizes)
+        output = self.run_script(home / "train.py", "--epochs=1", *OPTIONS)
         self.assertIn("epoch   1 of 1", output)
-        self.run_script(problem / "analyze.py", "--num-samples", 40)
-        self.assertIn("accuracy by length", self.run_script(problem / "inference.py"))
-        made = {str(path.relative_to(problem / "results")) for path in (problem / "results").rglob("*")
-                if path.is_file()}
-        for encoding in ("sinusoidal", "learned", "none", "recommended", "unrestricted"):
-            self.assertLessEqual({f"{encoding}/{name}"
-                                  for name in ("best_model.pth", "training_log.json", "training_curves.png")}, made)
-        self.assertLessEqual({"extrapolation/extrapolation_results.json", "extrapolation/extrapolation_curves.png",
-                              "extrapolation_curves.png", "extrapolation/learned_position_embeddings.png",
-                              "position_viz/learned_position_embeddings.png"}, made)
-        self.assertFalse([name for name in made if "resume" in name or "tmp" in name])
-        accuracy = json.loads((problem / "results" / "extrapolation" / "extrapolation_results.json").read_text())[
-            "accuracy"]
-        self.assertEqual(len(accuracy), 5 * 11 * 5)
-        self.assertRegex(self.run_script(problem / "inference.py", "--stdin", input="3 15\n9,8\n"),
-                         r"^(un)?sorted [0-9.]{5}\n(un)?sorted [0-9.]{5}\n$")
+        self.run_script(home / "analyze.py")
+        self.assertIn("accuracy by length", self.run_script(home / "inference.py"))
+        lines = self.run_script(home / "inference.py", "--stdin", input="3 15\n9,8\n")
+        self.assertRegex(lines, r"^((un)?sorted [0-9.]{5}\n){2}$")
+        made = set(self.contents(home / "results"))
+        expected = {
+            *(f"{name}/training_log.json" for name in REQUIRED),
+            "extrapolation_curves.png",
+            "extrapolation/extrapolation_results.json",
+            "extrapolation/extrapolation_curves.png",
+            "extrapolation/learned_position_embeddings.png",
+            "position_viz/learned_position_embeddings.png",
+        }
+        self.assertEqual(expected - made, set())
+        self.assertEqual([name for name in made if ".tmp" in name], [])
+        path = home / "results" / "extrapolation" / "extrapolation_results.json"
+        self.assertEqual(len(json.loads(path.read_text())["accuracy"]), 3 * 11 * 5)
 
-    def test_a_script_as_the_starter_kit_has_them_runs_unchanged(self):
-        problem = self.folder / "problem2"
-        shutil.copytree(RESULTS.parent, problem, ignore=shutil.ignore_patterns("data", "results", "runs", "tests",
-                                                                               "__pycache__"))
-        shutil.copy(RESULTS.parent / "tests" / "starter_kit.py", problem)
-        self.small_data((60, 20, 20), extrapolation=True)
-        self.assertEqual(self.run_script(problem / "starter_kit.py", self.folder).splitlines(),
-                         ["accuracy True", "weights [(2, 32, 32), (2, 32, 32)]", "encoding (20, 16)", "silenced True"])
+    def test_a_fellow_student_s_script_runs_unchanged(self):
+        home = copy_of_the_code(self.folder / "problem2")
+        (home / "script.py").write_text((HOME / "tests" / "starter_kit.py").read_text())
+        data = self.small_data((200, 20, 20), extrapolation=True)
+        output = self.run_script(home / "script.py", data, self.folder)
+        self.assertEqual(output, "".join(f"{name} {name} 32 101 2\n" for name in REQUIRED))
 
 
-class Whole(TemporaryFolder):
+class Whole(SmallData):
     def calls(self, *arguments):
-        """What `python problem2` with these arguments calls: the arguments of train, analyze and inference, and its
-        output."""
-        main = runpy.run_path(str(RESULTS.parent / "__main__.py"))["main"]
-        with mock.patch.object(train, "main") as first, mock.patch.object(analyze, "main") as second, \
-                mock.patch.object(inference, "main") as third:
+        """What `python problem2` calls: the arguments of its three commands, and its output."""
+        main = runpy.run_path(str(HOME / "__main__.py"))["main"]
+        commands = [mock.patch.object(module, "main") for module in (train, analyze, inference)]
+        with commands[0] as first, commands[1] as second, commands[2] as third:
             status, output, errors = command(main, *arguments)
         self.assertEqual((status, errors), (0, ""))
         return [" ".join(each.call_args.args[0]) for each in (first, second, third)], output
 
     def test_a_quick_look_leaves_the_committed_results_alone(self):
-        quick = RESULTS.parent / "runs" / "quick_look"
-        calls, output = self.calls("--epochs", 1, "--resume")
-        self.assertEqual(calls,
-                         [f"--output-dir {quick} --epochs 1 --resume", f"--results-dir {quick} --num-samples 200",
-                                 f"--results-dir {quick}"])
-        self.assertIn(f"a quick look: everything goes to {quick}", output)
-        self.assertEqual(self.calls("--epochs", 1, "--num-samples", 4, "--output-dir", "x")[0],
-                         ["--output-dir x --epochs 1", "--results-dir x --num-samples 4", "--results-dir x"])
+        quick = HOME / "runs" / "quick_look"
+        calls, output = self.calls("--epochs", 1)
+        expected = [f"--output-dir {quick} --epochs 1"]
+        expected += [f"--results-dir {quick} --num-samples 200", f"--results-dir {quick}"]
+        self.assertEqual(calls, expected)
+        self.assertIn(str(quick), output)
+        options = "--epochs", 1, "--num-samples", 4, "--output-dir", "x"
+        expected = ["--output-dir x --epochs 1", "--results-dir x --num-samples 4"]
+        self.assertEqual(self.calls(*options)[0], [*expected, "--results-dir x"])
 
     def test_by_default_the_results_are_made_anew(self):
-        self.assertEqual(self.calls()[0], [f"--output-dir {RESULTS}", f"--results-dir {RESULTS}",
-                                           f"--results-dir {RESULTS}"])
+        expected = [f"--output-dir {RESULTS} --epochs 10"] + 2 * [f"--results-dir {RESULTS}"]
+        self.assertEqual(self.calls()[0], expected)

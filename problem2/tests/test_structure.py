@@ -1,72 +1,116 @@
-"""The house: what stands at its root, which room may import which, and lines that fit a screen."""
+"""What stands at the door, and which file may import which."""
 
 import ast
 import unittest
-from pathlib import Path
 
-HOME = Path(__file__).resolve().parent.parent
-HANDOUT = {"positional_encoding", "model", "dataset", "generate_data", "train", "analyze", "inference"}
-COMMANDS = {"train", "analyze", "inference", "explore", "study", "seeds", "draws", "gaps", "benchmark", "__main__",
-            "scripts"}
-# A room or module may import those below it, and modules of its own room.
-FLOORS = [COMMANDS, {"exploring"}, {"extrapolation", "speed"}, {"learning"}, {"model"}, {"positional_encoding"},
-          {"positions"}, {"generate_data"}, {"dataset"}, {"support"}]
+from tests.helpers import HOME
 
-
-def place(module):
-    """The room of a module, or the module itself at the root."""
-    return module.split(".")[0]
-
-
-def floor(name):
-    return next(number for number, names in enumerate(FLOORS) if name in names)
+OTHER = HOME.with_name("problem1")
+DOOR = ["__main__", "analyze", "dataset", "generate_data", "inference", "model"]
+DOOR += ["positional_encoding", "train"]
+FOLDERS = {"extrapolation", "beyond", "support", "tests", "scripts", "results"}
+MADE = {"data", "runs", "__pycache__", ".ruff_cache"}
+# A file may import those of later groups, and those of its own folder.
+GROUPS = [
+    {"__main__", "scripts"},
+    {"beyond"},
+    {"train", "analyze", "inference"},
+    {"extrapolation"},
+    {"model"},
+    {"positional_encoding"},
+    {"generate_data"},
+    {"dataset"},
+    {"support"},
+]
+UPWARD = {("model", "beyond")}  # in load_model alone
 
 
 def sources():
-    """`{module: its file}`, tests left out."""
-    return {".".join(path.relative_to(HOME).with_suffix("").parts): path for path in HOME.rglob("*.py")
-            if path.relative_to(HOME).parts[0] not in ("tests", "data", "results", "runs")}
+    """`{module: its file}`, without tests."""
+    paths = [path.relative_to(HOME) for path in HOME.rglob("*.py")]
+    paths = [path for path in paths if path.parts[0] not in MADE | {"tests", "results"}]
+    return {".".join(path.with_suffix("").parts).removesuffix(".__init__"): path for path in paths}
 
 
 def imported(path):
     """The modules of this folder that a file imports."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        names = ([alias.name for alias in node.names] if isinstance(node, ast.Import)
-                 else [node.module] if isinstance(node, ast.ImportFrom) else [])
-        yield from (name for name in names if (HOME / place(name)).is_dir() or (HOME / f"{name}.py").exists())
+    known = sources()
+    for node in ast.walk(ast.parse((HOME / path).read_text(encoding="utf-8"))):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            inner = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = [name if name in known else node.module for name in inner]
+        yield from (name for name in names if name in known)
+
+
+def reached(start):
+    """The modules that must be read with `start`: all that it imports, and they import."""
+    known, found, waiting = sources(), set(), [start]
+    while waiting:
+        module = waiting.pop()
+        found.add(module)
+        names = [name for name in imported(known[module]) if (module, name) not in UPWARD]
+        waiting += [name for name in names if name not in found]
+    return found
 
 
 class Structure(unittest.TestCase):
-    def test_the_root_holds_what_the_handout_names_and_the_commands(self):
-        self.assertEqual({path.stem for path in HOME.glob("*.py")}, HANDOUT | COMMANDS - {"scripts"})
+    @unittest.skipUnless((OTHER / "support").is_dir(), "the folder is on its own")
+    def test_both_problems_share_these_files(self):
+        def contents(home):
+            paths = [home / "tests" / name for name in ("helpers.py", "tools/chromium.py")]
+            paths += (home / "support").glob("[!.]*.*")
+            return {str(path.relative_to(home)): path.read_bytes() for path in paths}
 
-    def test_arrows_of_import_only_go_down(self):
+        ours, theirs = contents(HOME), contents(OTHER)
+        self.assertEqual(ours.keys(), theirs.keys())
+        self.assertEqual([name for name in ours if ours[name] != theirs[name]], [])
+
+    def test_the_door(self):
+        self.assertEqual(sorted(path.stem for path in HOME.glob("*.py")), DOOR)
+        folders = {path.name for path in HOME.iterdir() if path.is_dir()}
+        self.assertEqual(folders - MADE, FOLDERS)
+        others = [path.name for path in HOME.iterdir() if path.is_file() and path.suffix != ".py"]
+        self.assertEqual(others, [])
+
+    def test_imports_go_down(self):
+        def group(module):
+            place = module.split(".")[0]
+            return next(number for number, names in enumerate(GROUPS) if place in names)
+
         arrows = [(module, name) for module, path in sources().items() for name in imported(path)]
         self.assertGreater(len(arrows), 50)
-        for module, name in arrows:
-            with self.subTest(f"{module} imports {name}"):
-                here, there = place(module), place(name)
-                self.assertTrue(here == there or floor(here) < floor(there) or {here, there} <= COMMANDS)
+        upward = []
+        for here, there in set(arrows):
+            same_folder = here.split(".")[0] == there.split(".")[0]
+            if not (group(here) < group(there) or same_folder):
+                upward.append((here, there))
+        self.assertEqual(set(upward), UPWARD)
+
+    def test_only_load_model_imports_beyond(self):
+        tree = ast.parse((HOME / "model.py").read_text(encoding="utf-8"))
+        (function,) = (
+            node
+            for node in ast.walk(tree)
+            if isinstance(node, ast.FunctionDef)
+            and any(isinstance(inner, ast.Import) for inner in ast.walk(node))
+        )
+        self.assertEqual(function.name, "load_model")
 
     def test_no_circle_of_imports(self):
-        arrows = {module: {name for name in imported(path)} for module, path in sources().items()}
-        while arrows:
-            free = {module for module, names in arrows.items() if not names & arrows.keys() - {module}}
-            self.assertTrue(free, f"a circle among {sorted(arrows)}")
-            arrows = {module: names for module, names in arrows.items() if module not in free}
+        left = {
+            module: {name for name in imported(path) if (module, name) not in UPWARD}
+            for module, path in sources().items()
+        }
+        while left:
+            free = {module for module, names in left.items() if not names & left.keys() - {module}}
+            self.assertTrue(free, f"a circle among {sorted(left)}")
+            left = {module: names for module, names in left.items() if module not in free}
 
-    def test_every_room_says_what_lives_there(self):
-        for room in ("learning", "extrapolation", "exploring", "positions", "speed", "support"):
-            text = (HOME / room / "__init__.py").read_text(encoding="utf-8")
-            self.assertIn("May import", ast.get_docstring(ast.parse(text)))
-
-    def test_lines_fit_a_screen(self):
-        files = [path for kind in ("py", "html") for path in HOME.rglob(f"*.{kind}") if "data" not in path.parts]
-        self.assertIn(HOME / "exploring" / "page.html", files)
-        long = [f"{path.relative_to(HOME)}:{number}" for path in files
-                for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1) if len(line) > 120]
-        self.assertEqual(long, [])
-
-
-if __name__ == "__main__":
-    unittest.main()
+    def test_a_command_is_read_in_few_files(self):
+        for name, most in [("train", 9), ("analyze", 14)]:
+            found = {module for module in reached(name) if sources()[module].name != "__init__.py"}
+            self.assertIn("dataset", found)
+            self.assertLessEqual(len(found), most, name)

@@ -1,4 +1,4 @@
-"""Pages as a real browser shows them: headless Chromium, which prints the page as it is after its scripts have run."""
+"""Pages as headless Chromium shows them after their scripts have run. Same in both folders."""
 
 import os
 import shutil
@@ -13,14 +13,18 @@ from tests.helpers import RESULTS
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 SECONDS = 60
-# Does something on the page when it has all its answers, and again when it has those to what was done.
+# Does something on the page when it has all its answers, and again when it has those to that.
 THEN = """<script>let done = [%s];
 setInterval(() => document.body.dataset.waiting === '0' && done.shift()?.(), 300)</script>"""
 # Narrows the page to 400 pixels, and says in its title which elements stand out of it.
-NARROW = """() => { document.documentElement.style.width = '400px'; dispatchEvent(new Event('resize')); }, () => {
-  document.title = 'out: ' + [...document.querySelectorAll('main *')].filter(element =>
-    !element.closest('.scroll, details') && element.getBoundingClientRect().right > 401).map(element =>
-    element.tagName + '#' + element.id); }"""
+NARROW = """() => {
+  document.documentElement.style.width = '400px'; dispatchEvent(new Event('resize'));
+}, () => {
+  const outside = element => !element.closest('.scroll, details')
+    && element.getBoundingClientRect().right > 401;
+  document.title = 'out: ' + [...document.querySelectorAll('main *')].filter(outside)
+    .map(element => element.tagName + '#' + element.id);
+}"""
 
 
 def run(address, *options):
@@ -32,15 +36,19 @@ def run(address, *options):
     browser = next(filter(None, map(shutil.which, NAMES)), None)
     if browser is None:
         raise unittest.SkipTest(f"no browser: none of {', '.join(NAMES)} is installed")
-    sandbox = ["--no-sandbox"] if os.name == "posix" and os.geteuid() == 0 else []  # which root may not use
+    root = os.name == "posix" and os.geteuid() == 0  # root may not use the sandbox
+    options = [*options, *(["--no-sandbox"] if root else [])]
     with tempfile.TemporaryDirectory() as profile:
-        command = [browser, "--headless", "--disable-gpu", "--hide-scrollbars", f"--user-data-dir={profile}",
-                   "--virtual-time-budget=20000", *sandbox, *options, address]
-        return subprocess.run(command, capture_output=True, timeout=SECONDS, check=True).stdout.decode()
+        options += ["--headless", "--disable-gpu", "--hide-scrollbars"]
+        options += [f"--user-data-dir={profile}", "--virtual-time-budget=20000"]
+        done = subprocess.run(
+            [browser, *options, address], capture_output=True, timeout=SECONDS, check=True
+        )
+    return done.stdout.decode()
 
 
 class Page(HTMLParser):
-    """The elements of a page, each a dict of its attributes, with its name as `tag` and its text as `text`."""
+    """The elements of a page: dicts of their attributes, of `tag` and of `text`."""
 
     VOID = {"meta", "link", "input", "br"}
 
@@ -64,17 +72,25 @@ class Page(HTMLParser):
             element["text"] += text
 
     def all(self, **attributes):
-        """The elements that have these attributes, `_` for `-`; any value if it is None."""
+        """The elements with these attributes, `_` for `-`; None stands for any value."""
         wanted = {name.replace("_", "-"): value for name, value in attributes.items()}
-        return [element for element in self.elements
-                if all(name in element and value in (None, element[name]) for name, value in wanted.items())]
+        return [
+            element
+            for element in self.elements
+            if all(
+                name in element and value in (None, element[name]) for name, value in wanted.items()
+            )
+        ]
 
     def text(self, id):
         return " ".join(self.all(id=id)[0]["text"].split())
 
+    def title(self):
+        return next(element["text"] for element in self.elements if element["tag"] == "title")
+
 
 def show(server, query="", then=""):
-    """The `Page` of a server at an address, after the functions of JavaScript `then` have run on it in turn."""
+    """The `Page` at an address of a server; the JavaScript functions `then` run on it in turn."""
     page = server.page
     server.page += (THEN % then).encode()
     try:
@@ -87,7 +103,8 @@ def show(server, query="", then=""):
 
 
 def take_picture(server, query, height):
-    """Save a picture of the page at an address, 1280 pixels wide, as results/explore.png."""
-    path = RESULTS / "explore.png"
-    run(f"http://{ADDRESS}:{server.server_port}/?{query}", f"--screenshot={path}", f"--window-size=1280,{height}")
+    """Save a picture of the page at an address, 1280 pixels wide, to results/beyond/."""
+    path = RESULTS / "beyond" / "explore.png"
+    address = f"http://{ADDRESS}:{server.server_port}/?{query}"
+    run(address, f"--screenshot={path}", f"--window-size=1280,{height}")
     print(path, file=sys.stderr)

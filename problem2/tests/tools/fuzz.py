@@ -1,10 +1,11 @@
-"""Fuzz what the commands read: lines for inference.py --stdin, data files, checkpoints, command lines.
+"""Fuzz what the commands read: lines, data files, checkpoints, command lines.
 
-    python problem2/tests/fuzz.py --cases 2000 --seed 0
+    python problem2/tests/tools/fuzz.py --cases 2000 --seed 0
 
-Every case is drawn from the seed and its number, and run in this process. It fails if it ends in a traceback, takes
-more than LIMIT seconds of processor time, prints what it should not, ends in a wrong exit status, or runs code from a
-file. Writes results/robustness.json.
+Every case is drawn from the seed and its number, and is run in this process. It fails if it ends in
+a traceback, takes more than LIMIT seconds of processor time, prints what it should not, ends in a
+wrong exit status, or runs code from a file. A run of all kinds, of at least the default number of
+cases, is recorded in results/beyond/robustness.json. POSIX only.
 """
 
 import copy
@@ -14,44 +15,78 @@ import os
 import pickle
 import random
 import re
-import shutil
 import signal
 import sys
 import tarfile
 import tempfile
 import traceback
-from dataclasses import asdict
 from pathlib import Path
 from unittest import mock
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch  # noqa: E402
 
 import analyze  # noqa: E402
+import beyond  # noqa: E402, F401
 import generate_data  # noqa: E402
 import inference  # noqa: E402
 import train  # noqa: E402
-from learning.checkpoint import save_model  # noqa: E402
-from support.cli import Parser, Progress, run, whole_number  # noqa: E402
-from support.digests import file_digest  # noqa: E402
-from support.files import write_json  # noqa: E402
-from model import create_model  # noqa: E402
-from positional_encoding import ENCODINGS  # noqa: E402
+from model import EXTRA_STATE, create_model  # noqa: E402
+from positional_encoding import ENCODINGS, REQUIRED  # noqa: E402
+from support import cli, files  # noqa: E402
 from tests.helpers import command, record_robustness  # noqa: E402
-from learning.variants import RECOMMENDED  # noqa: E402
+from tests.small import save  # noqa: E402
 
 LIMIT = 20
-ABSURD = [None, True, False, 0, 1, -1, 2, 10 ** 9, 10 ** 30, -10 ** 30, 0.5, 2.0, float("nan"), float("inf"), "", "x",
-          "3", "\x00\x1b[2J", "é" * 50, "\udc80", "a\nb", [], {}, [[]], [0], {"x": 1}, [[[[1]]]], [3, 15, 27]]
-NUMBERS = ["0", "1", "2", "3", "8", "-1", "-0", "+2", "1.5", "1e3", "1e-3", "1e30", "nan", "inf", "-inf", "", " ", "x",
-           "٣", "0x10", "1_0", "99999999999", "9" * 5000, "--", "-", "\udcff"]
-TINY = ("--epochs", "1", "--d-model", "4", "--num-heads", "1", "--num-layers", "1", "--d-ff", "4", "--device", "cpu")
+CASES = 2000
+NAN, INF = float("nan"), float("inf")
+ABSURD = [None, True, False, 0, 1, -1, 2, 10**9, 10**30, -(10**30), 0.5, 2.0, NAN, INF, "", "x"]
+ABSURD += ["3", "\x00\x1b[2J", "é" * 50, "\udc80", "a\nb", [], {}, [[]], [0], {"x": 1}, [[[[1]]]]]
+ABSURD += [[3, 15, 27]]
+NUMBERS = ["0", "1", "2", "3", "8", "-1", "-0", "+2", "1.5", "1e3", "1e-3", "1e30", "nan", "inf"]
+NUMBERS += ["-inf", "", " ", "x", "٣", "0x10", "1_0", "99999999999", "9" * 5000, "--", "-"]
+NUMBERS += ["\udcff"]
+COUNTS = [text for text in NUMBERS if text != "1e3"]
 SIZES = ("--d-model", "--num-heads", "--num-layers", "--d-ff")
+LENGTHS = ("--test-lengths", "8", "--num-samples", "2")
+TINY = ("--epochs", "1", "--d-model", "4", "--num-heads", "1", "--num-layers", "1", "--d-ff", "4")
+DEVICES = ["cpu", "cpu:0", "cpu:1", "cpu:-1", "cuda", "cuda:99", "mps", "meta", "", "abacus"]
+PLACES = ["out", "data", "model.pth", "missing", "data/train.json/x", "", "\udcff", "é x"]
+PIECES = ["1", "12", "34", "99", "100", " ", ", ", ",", "\t", "-", "0", "1" * 30_000, "٣", "\x00"]
+PIECES += ["x", "\r", "\v", "\u2028", "3 15 27", "7 " * 300]
+# {command: (options that make it small, {option: values})}
+COMMAND_LINES = {
+    generate_data.main: (
+        ["--train-size=30", "--val-size=9", "--test-size=4", "--output-dir=out"],
+        dict.fromkeys(["--train-size", "--val-size", "--test-size"], COUNTS)
+        | dict.fromkeys(["--min-train-len", "--max-train-len"], COUNTS)
+        | {"--no-generate-extrapolation": None, "--seed": NUMBERS, "--output-dir": PLACES},
+    ),
+    train.main: (
+        ["--data-dir", "data", "--output-dir", "out", *TINY],
+        dict.fromkeys(SIZES, NUMBERS)
+        | {"--encoding": [*REQUIRED, "", "x"], "--data-dir": ["data", "missing_data", "model.pth"]}
+        | {"--output-dir": PLACES, "--epochs": COUNTS, "--batch-size": NUMBERS, "--lr": NUMBERS}
+        | {"--dropout": NUMBERS, "--seed": NUMBERS, "--device": DEVICES},
+    ),
+    inference.main: (
+        ["--results-dir", "."],
+        dict.fromkeys(["--stdin", "3 15", "7", "", "-3", "--", "1,2,,"])
+        | {"--model-path": PLACES, "--results-dir": [".", "missing"]}
+        | {"--encoding": [*ENCODINGS, "x"], "--device": DEVICES},
+    ),
+    analyze.main: (
+        ["--results-dir=.", "--data-dir=data", "--output-dir=out", *LENGTHS],
+        {"--results-dir": [".", "missing"], "--data-dir": ["data", "model.pth"]}
+        | {"--output-dir": PLACES, "--test-lengths": NUMBERS, "--num-samples": NUMBERS}
+        | {"--device": DEVICES},
+    ),
+}
 
 
 class TooLong(BaseException):
-    """A case took more than LIMIT seconds; no `except Exception` holds it up."""
+    """A case took more than LIMIT seconds; no `except Exception` stops it."""
 
 
 def mutated_bytes(content, generator):
@@ -60,111 +95,129 @@ def mutated_bytes(content, generator):
     for _ in range(generator.randint(1, 4)):
         start = generator.randrange(len(content) + 1)
         end = min(len(content), start + generator.choice([1, 1, 2, 8, 100, len(content)]))
-        content[start:end] = generator.choice([
-            b"", generator.randbytes(end - start), generator.randbytes(generator.randint(1, 9)), content[start:end] * 2,
-            bytes(end - start)])
+        piece, noise = content[start:end], generator.randbytes(generator.randint(1, 9))
+        new = [b"", generator.randbytes(end - start), noise, piece * 2, bytes(end - start)]
+        content[start:end] = generator.choice(new)
     return bytes(content)
 
 
 def mutated_tree(tree, generator, values):
-    """A copy of nested dicts and lists in which one to three entries are replaced, renamed or removed."""
+    """A copy of nested dicts and lists with one to three entries replaced, renamed or removed."""
     tree = copy.deepcopy(tree)
     for _ in range(generator.randint(1, 3)):
         node, parent, key = tree, None, None
-        while isinstance(node, (dict, list)) and node and (parent is None or generator.random() < 0.8):
-            parent, key = node, generator.choice(list(node) if isinstance(node, dict) else range(len(node)))
+        while isinstance(node, (dict, list)) and node:
+            if parent is not None and generator.random() >= 0.8:
+                break
+            keys = list(node) if isinstance(node, dict) else range(len(node))
+            parent, key = node, generator.choice(keys)
             node = parent[key]
-        change = generator.randrange(4)
         if parent is None:
             return generator.choice(values)
+        change = generator.randrange(4)
         if change == 0:
             del parent[key]
         elif change == 1 and isinstance(parent, dict):
-            parent[generator.choice(["x", "", 7, "sequence", "d_model"])] = parent.pop(key)
+            name = generator.choice(["x", "", 7, "sequence", "d_model"])
+            parent[name] = parent.pop(key)
         else:
             parent[key] = generator.choice(values)
     return tree
 
 
 class Fuzz:
-    """The cases of each kind, in a folder of their own. `kinds` is `{name: method}`; a method returns what is wrong, or
-    None."""
+    """The cases of each kind, in a folder of their own.
+
+    `kinds` is `{name: method}`; a method returns what is wrong, or None.
+    """
 
     def __init__(self, folder):
         self.folder, self.ran = folder, folder / "code_was_run"
-        self.kinds = {"lines": self.lines, "data": self.data, "checkpoints": self.checkpoints,
-                      "command_lines": self.command_lines}
+        kinds = self.lines, self.data, self.checkpoints, self.command_lines
+        self.kinds = {method.__name__: method for method in kinds}
         generate_data.generate(folder / "data", 641, 30, 10, 4)
         self.files = {path: path.read_bytes() for path in (folder / "data").rglob("*.json")}
-        self.problems = json.loads((folder / "data" / "train.json").read_text())
-        torch.manual_seed(0)
+        self.sequences = json.loads((folder / "data" / "train.json").read_text())
         self.path = folder / "model.pth"
-        about = {"train_sha256": file_digest(folder / "data" / "train.json")}
+        info = {"train_sha256": files.file_digest(folder / "data" / "train.json")}
+        sizes = {"d_model": 8, "num_heads": 2, "num_layers": 1, "d_ff": 8, "max_len": 256}
         for encoding in ENCODINGS:
-            model = create_model(encoding, d_model=8, num_heads=2, num_layers=1, d_ff=8, max_len=256)
-            model.about = about
-            for path in (folder / encoding / "best_model.pth", self.path):
-                save_model(path, model.state_dict())
-            write_json(folder / encoding / "training_log.json",
-                       {"training": {"seed": 0}, "model": asdict(model.config)})
-        shutil.copytree(folder / "local_bias", folder / RECOMMENDED, dirs_exist_ok=True)
-        self.checkpoint, self.saved = self.path.read_bytes(), torch.load(self.path, weights_only=True)
-        self.model = model.eval(), about
+            torch.manual_seed(0)
+            model = create_model(encoding, **sizes)
+            model.training_info = info
+            for name in (encoding, "recommended"):
+                save(folder / name / "best_model.pth", model)
+                log = {"training": {"seed": 0}, "training_lengths": [8, 16]}
+                files.write_json(folder / name / "training_log.json", log)
+            save(self.path, model)
+        self.model, self.checkpoint = model.eval(), self.path.read_bytes()
+        self.saved = torch.load(self.path, weights_only=True)
+        self.extra = json.loads(bytes(self.saved[EXTRA_STATE].tolist()))
 
     def lines(self, generator):
-        """Lines made of what sequences are made of, and of anything else; each is answered in its place."""
-        pieces = ["1", "12", "34", "99", "100", " ", ", ", ",", "\t", "-", "0", "1" * 30_000, "٣", "\x00", "x", "\r",
-                  "\v", "\u2028", "3 15 27", "7 " * 300]
+        """Lines of parts of sequences and of anything else; each is answered in its place."""
         lines = []
         for _ in range(generator.randint(1, 5)):
-            line = "".join(generator.choice(pieces) for _ in range(generator.randint(0, 5))).encode()
-            lines.append((mutated_bytes(line, generator) if generator.random() < 0.3 else line).replace(b"\n", b""))
+            pieces = [generator.choice(PIECES) for _ in range(generator.randint(0, 5))]
+            line = "".join(pieces).encode()
+            line = mutated_bytes(line, generator) if generator.random() < 0.3 else line
+            lines.append(line.replace(b"\n", b""))
         if not lines[-1]:
             lines[-1] = b"3 15"  # an empty last line without its end is none
+        arguments = "--stdin", "--model-path", "x"
         with mock.patch.object(inference, "load_model", return_value=self.model):
-            status, output, errors = command(inference.main, "--stdin", "--model-path", "x", stdin=b"\n".join(lines))
+            result = command(inference.main, *arguments, stdin=b"\n".join(lines))
+        status, output, errors = result
         answers = output.split("\n")[:-1]
         refused = [answer.startswith("error: ") for answer in answers]
-        if (len(answers) != len(lines) or errors or status != any(refused) or max(map(len, answers)) > 200
-                or not all(bad or re.fullmatch(r"(un)?sorted [01]\.[0-9]{3}", answer)
-                           for bad, answer in zip(refused, answers))):
+        verdict = re.compile(r"(un)?sorted [01]\.[0-9]{3}")
+        good = all(bad or verdict.fullmatch(answer) for bad, answer in zip(refused, answers))
+        good = good and len(answers) == len(lines) and not errors and status == any(refused)
+        if not good or max(map(len, answers)) > 200:
             return f"{lines} -> {status}, {answers}, {errors}"
 
     def data(self, generator):
         """Data files with bytes or entries changed."""
+        sequences = self.sequences[: generator.randint(1, 5)]
         if generator.random() < 0.3:
-            content = mutated_bytes(json.dumps(self.problems[:generator.randint(1, 5)]).encode(), generator)
+            content = mutated_bytes(json.dumps(sequences).encode(), generator)
         else:
-            content = json.dumps(mutated_tree(self.problems[:generator.randint(1, 5)], generator, ABSURD)).encode()
+            content = json.dumps(mutated_tree(sequences, generator, ABSURD)).encode()
         (self.folder / "data" / "val.json").write_bytes(content)
-        return self.sound(command(train.main, "--encoding", "none", "--data-dir", self.folder / "data", "--output-dir",
-                                  self.folder / "out", "--resume", *TINY))
+        folders = "--data-dir", self.folder / "data", "--output-dir", self.folder / "out"
+        return self.sound(command(train.main, "--encoding", "none", *folders, *TINY))
 
     def checkpoints(self, generator):
         """Checkpoints with bytes or entries changed, and files that would run code."""
         kind = generator.random()
-        if kind < 0.4:
+        if kind < 0.3:
             self.path.write_bytes(mutated_bytes(self.checkpoint, generator))
-        elif kind < 0.9:
-            tensors = [torch.zeros(3), torch.zeros(8, 8, dtype=torch.cfloat), torch.zeros(1).expand(10 ** 5, 10 ** 5),
-                       torch.eye(8).to_sparse(),
-                       torch.full((8,), float("nan")), torch.zeros(8, dtype=torch.long), torch.zeros(0),
-                       torch.tensor(3.0), torch.zeros(8, 8).bool()]
+        elif kind < 0.6:
+            tensors = [torch.zeros(3), torch.zeros(8, 8, dtype=torch.cfloat), torch.zeros(0)]
+            tensors += [torch.zeros(1).expand(10**5, 10**5), torch.eye(8).to_sparse()]
+            tensors += [torch.full((8,), NAN), torch.zeros(8, dtype=torch.long), torch.tensor(3.0)]
             torch.save(mutated_tree(self.saved, generator, ABSURD + tensors), self.path)
+        elif kind < 0.9:
+            text = json.dumps(mutated_tree(self.extra, generator, ABSURD)).encode()
+            text = mutated_bytes(text, generator) if generator.random() < 0.3 else text
+            extra = torch.tensor(list(text), dtype=torch.uint8)
+            torch.save(self.saved | {EXTRA_STATE: extra}, self.path)
         else:
             self.write_code(generator)
         return self.sound(command(inference.main, "3", "15", "--model-path", self.path))
 
     def write_code(self, generator):
-        """A file that makes the folder `self.ran` if its code is run: a pickle, in each of torch's forms."""
+        """A file that makes the folder `self.ran` if its code is run, in each of torch's forms."""
         ran = str(self.ran)
+        calls = [(os.mkdir, (ran,)), (os.system, (f"mkdir {ran!r}",))]
+        calls.append((exec, (f"import os; os.mkdir({ran!r})",)))
 
         class Code:
             def __reduce__(self):
-                return generator.choice([(os.mkdir, (ran,)), (exec, (f"import os; os.mkdir({ran!r})",)),
-                                         (os.system, (f"mkdir {ran!r}",))])
-        value = generator.choice([Code(), {"config": Code()}, self.saved | {"_extra_state": Code()}, [Code()]])
-        form = generator.randrange(4)
+                return generator.choice(calls)
+
+        values = [Code(), {"config": Code()}, self.saved | {EXTRA_STATE: Code()}, [Code()]]
+        value, form = generator.choice(values), generator.randrange(4)
         if form == 0:
             self.path.write_bytes(pickle.dumps(value, protocol=generator.randint(0, 4)))
         elif form == 3:
@@ -178,51 +231,41 @@ class Fuzz:
             torch.save(value, self.path, _use_new_zipfile_serialization=form == 1)
 
     def command_lines(self, generator):
-        """Options with good, bad and absurd values for each command, at a size that ends at once if it is taken."""
-        places = ["out", "data", "model.pth", "missing", "data/train.json/x", "", "\udcff", "é x"]
-        devices = ["cpu", "cpu:0", "cpu:1", "cpu:-1", "cuda", "cuda:99", "mps", "meta", "", "abacus", "cpu:x"]
-        small = [n for n in NUMBERS if n != "1e3"]
-        main, base, options = generator.choice([
-            (generate_data.main, ["--train-size", "30", "--val-size", "9", "--test-size", "4", "--output-dir", "out"],
-             {"--min-train-len": small, "--max-train-len": small, "--no-generate-extrapolation": None,
-              "--seed": NUMBERS, "--train-size": small, "--val-size": small, "--test-size": small,
-              "--output-dir": places}),
-            (train.main, ["--data-dir", "data", "--output-dir", "out", *TINY],
-             {"--encoding": [*ENCODINGS, "", "x"], "--data-dir": ["data", "missing_data", "model.pth"],
-              "--output-dir": places, "--epochs": small, "--batch-size": NUMBERS, "--lr": NUMBERS,
-              "--dropout": NUMBERS, "--seed": NUMBERS, "--device": devices, "--resume": None}
-             | dict.fromkeys(SIZES, NUMBERS)),
-            (inference.main, ["--results-dir", "."],
-             {"--model-path": places, "--results-dir": [".", "missing"], "--encoding": [*ENCODINGS, "x"],
-              "--device": devices, "--stdin": None,
-              "3 15": None, "7": None, "": None, "-3": None, "--": None, "1,2,,": None}),
-            (analyze.main, ["--results-dir", ".", "--data-dir", "data", "--output-dir", "out", "--test-lengths", "8",
-                            "--num-samples", "2"],
-             {"--results-dir": [".", "missing"], "--data-dir": ["data", "model.pth"], "--output-dir": places,
-              "--test-lengths": NUMBERS, "--num-samples": NUMBERS, "--device": devices})])
+        """Each command with good, bad and absurd options, at a size that ends at once."""
+        for path, content in self.files.items():
+            path.write_bytes(content)
+        self.path.write_bytes(self.checkpoint)
+        main = generator.choice(list(COMMAND_LINES))
+        base, options = COMMAND_LINES[main]
+        options = {**options, "--nonsense": None, "--help": None, "--d": NUMBERS}
         arguments = list(base)
         for _ in range(generator.randint(0, 4)):
-            option, values = generator.choice([*options.items(), ("--nonsense", None), ("--help", None),
-                                               ("--d", NUMBERS)])
-            arguments += [option] if values is None else [option, generator.choice(values)]
-        self.path.write_bytes(self.checkpoint)
-        for path, content in self.files.items():  # what a case before may have overwritten
-            path.write_bytes(content)
-        with mock.patch.object(analyze, "save_figure"), mock.patch.object(train, "ensure_data"), \
-                mock.patch.object(analyze, "ensure_data"):
-            wrong = self.sound(command(main, *arguments, stdin=b"3 15\n"))
-            return wrong and f"{main.__module__} {arguments}: {wrong}"
+            option = generator.choice(list(options))
+            arguments.append(option)
+            if options[option] is not None:
+                arguments.append(generator.choice(options[option]))
+        with mock.patch.object(generate_data, "MOST_DRAWS", 1000):
+            with mock.patch.object(generate_data.generate, "__defaults__", self.defaults()):
+                wrong = self.sound(command(main, *arguments, stdin=b"3 15\n"))
+        return wrong and f"{main.__module__} {arguments}: {wrong}"
+
+    def defaults(self):
+        """The defaults of `generate`, at a small size: for folders without data."""
+        folder, seed, *_, shortest, longest, extrapolation = generate_data.generate.__defaults__
+        return folder, seed, 30, 10, 4, shortest, longest, extrapolation
 
     def sound(self, result):
-        """What is wrong unless a command ended well, or with status 2 and one line that says why; and ran no code."""
+        """What is wrong unless a command ended well, or with status 2 and one line; or ran code."""
         status, _, errors = result
-        one_line = errors.startswith("error: ") and errors.count("\n") == 1 and len(errors) < 1000
-        if self.ran.exists() or "Traceback" in errors or not (status == 0 or status == 2 and one_line):
-            return f"status {status}, code {'' if self.ran.exists() else 'not '}run, {errors[:1000]}"
+        one_line = errors.count("\n") == 1 and len(errors) < 1000
+        good = status == 0 or status == 2 and one_line and errors.startswith("error: ")
+        if self.ran.exists() or "Traceback" in errors or not good:
+            ran = "" if self.ran.exists() else "not "
+            return f"status {status}, code {ran}run, {errors[:1000]}"
 
     def run(self, kind, seed, cases, first=0):
-        """Run cases `first` to `first + cases - 1` of one kind; returns what failed, one description each."""
-        progress, failures = Progress(kind, cases), []
+        """Run cases of one kind from number `first` on; returns descriptions of what failed."""
+        progress, failures = cli.Progress(kind, cases), []
         signal.signal(signal.SIGPROF, too_long)
         for number in range(first, first + cases):
             generator = random.Random(f"{seed} {kind} {number}")
@@ -244,11 +287,11 @@ def too_long(*_):
 
 def main(arguments=None):
     kinds = ("lines", "data", "checkpoints", "command_lines")
-    parser = Parser(description=__doc__)
-    parser.add_argument("--cases", type=whole_number(1), default=2000, help="cases of each kind")
-    parser.add_argument("--first", type=whole_number(0), default=0,
-                        help="number of the first case, to run a failure again")
-    parser.add_argument("--seed", type=whole_number(0), default=0, help="seed of the cases")
+    parser = cli.Parser(description=__doc__)
+    count = cli.whole_number
+    parser.add_argument("--cases", type=count(1), default=CASES, help="cases of each kind")
+    parser.add_argument("--first", type=count(0), default=0, help="number of the first case")
+    parser.add_argument("--seed", type=count(0), default=0, help="seed of the cases")
     parser.add_argument("--kinds", nargs="+", choices=kinds, default=kinds, help="kinds of cases")
     args = parser.parse_args(arguments)
     torch.set_num_threads(1)
@@ -258,12 +301,13 @@ def main(arguments=None):
         for kind in args.kinds:
             failures += Fuzz(Path(folder)).run(kind, args.seed, args.cases, args.first)
         os.chdir(home)
-    print("\n".join(failures) + f"\n{args.cases} cases of each of {', '.join(args.kinds)}; {len(failures)} failed")
-    if set(args.kinds) == set(kinds) and args.first == 0:
-        record_robustness("fuzz", {"seed": args.seed, "cases_of_each_kind": args.cases, "kinds": list(kinds),
-                                   "limit_seconds": LIMIT, "failures": failures})
+    names = ", ".join(args.kinds)
+    print("\n".join([*failures, f"{args.cases} cases of each of {names}; {len(failures)} failed"]))
+    if set(args.kinds) == set(kinds) and args.first == 0 and args.cases >= CASES:
+        record = {"seed": args.seed, "cases_of_each_kind": args.cases, "kinds": list(kinds)}
+        record_robustness("fuzz", record | {"limit_seconds": LIMIT, "failures": failures})
     return 1 if failures else 0
 
 
 if __name__ == "__main__":
-    run(main)
+    cli.run(main)

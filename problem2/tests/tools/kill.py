@@ -1,11 +1,12 @@
 """Kill generate_data.py, train.py and analyze.py at random moments, and see what they leave.
 
-    python problem2/tests/kill.py --kills 25 --seed 0
+    python problem2/tests/tools/kill.py --kills 25 --seed 0
 
-Each is run at a small size in a process of its own and killed (SIGKILL, which nothing can catch): at a random moment,
-or at a random one of the steps that write. Then every visible file must be whole, and the next run, with --resume where
-there is something to resume, must end with what an undisturbed run leaves and leave no temporary file. Writes
-results/robustness.json. POSIX only.
+Each runs at a small size in a process of its own and is killed (SIGKILL, which nothing can catch):
+at a random moment, or at a random one of the steps that write. Then every visible file must be
+whole, and the next run must end with what an undisturbed run leaves, without a temporary file. A
+run of at least the default number of kills is recorded in results/beyond/robustness.json. POSIX
+only.
 """
 
 import json
@@ -18,7 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch  # noqa: E402
 
@@ -26,27 +27,33 @@ import analyze  # noqa: E402
 import generate_data  # noqa: E402
 import train  # noqa: E402
 from support import cli, files  # noqa: E402
-from support.cli import Parser, Progress, UserError, run, whole_number  # noqa: E402
 from tests.helpers import record_robustness  # noqa: E402
+from tests.small import SMALL  # noqa: E402
 
-SMALL = ("--d-model", "16", "--num-heads", "2", "--num-layers", "1", "--d-ff", "16", "--batch-size", "8", "--dropout",
-         "0.1", "--device", "cpu", "--epochs", "2")
+KILLS = 25
+STEPS = 60  # a run writes in about so many steps at most
+GENERATE = ("--train-size", "60", "--val-size", "20", "--test-size", "20", "--output-dir")
 
 
 def start(main, arguments, die_at=None):
-    """Run a command in a child process; returns its id. `die_at`: the write step at which it kills itself."""
+    """Run a command in a child process; returns its id.
+
+    `die_at`: the number of the write step at which it kills itself.
+    """
     child = os.fork()
     if child:
         return child
     sys.stdout = sys.stderr = open(os.devnull, "w")
-    steps = iter(range(10 ** 9))
+    steps = iter(range(10**9))
 
     def dying(function):
         def step(*arguments, **options):
             if next(steps) == die_at:
                 os.kill(os.getpid(), signal.SIGKILL)
             return function(*arguments, **options)
+
         return step
+
     for name in ("fsync", "replace"):
         setattr(files.os, name, dying(getattr(os, name)))
     Path.unlink = dying(Path.unlink)
@@ -59,12 +66,11 @@ def start(main, arguments, die_at=None):
 
 
 def finish(main, arguments):
-    """Run a command undisturbed; returns the seconds it took. An exit status other than 0 is an error of the check
-    itself."""
+    """Run a command undisturbed; returns its seconds. Another status than 0 is an error of ours."""
     begin = time.perf_counter()
     status = os.waitstatus_to_exitcode(os.waitpid(start(main, arguments), 0)[1])
     if status:
-        raise UserError(f"{main.__module__} {' '.join(arguments)} ended in status {status}")
+        raise cli.UserError(f"{main.__module__} {' '.join(arguments)} ended in status {status}")
     return time.perf_counter() - begin
 
 
@@ -80,7 +86,7 @@ def damaged(folder):
                 json.loads(content)
             elif path.suffix == ".pth":
                 torch.load(path, weights_only=True)
-            elif not (content.startswith(b"\x89PNG\r\n\x1a\n") and content.endswith(b"IEND\xaeB`\x82")):
+            elif not (content.startswith(b"\x89PNG") and content.endswith(b"IEND\xaeB`\x82")):
                 bad.append(f"{path.name}: neither JSON, checkpoint nor whole PNG")
         except Exception as error:
             bad.append(f"{path.name}: {error}")
@@ -88,18 +94,16 @@ def damaged(folder):
 
 
 def contents(folder):
-    """What is in a folder, `{name: content}`, without what differs from run to run: seconds, and the lock."""
+    """What is in a folder, `{name: content}`, without seconds and locks; pictures by name alone."""
     found = {}
     for path in folder.rglob("*"):
-        if path.is_dir() or path.name == ".lock":
-            continue
         name = str(path.relative_to(folder))
         if path.suffix == ".json":
             found[name] = without_seconds(json.loads(path.read_bytes()))
         elif path.suffix == ".pth":
-            found[name] = {key: value.numpy().tobytes() if torch.is_tensor(value) else value
-                           for key, value in torch.load(path, weights_only=True).items()}
-        else:
+            weights = torch.load(path, weights_only=True)
+            found[name] = {key: value.numpy().tobytes() for key, value in weights.items()}
+        elif path.is_file() and path.name != ".lock":
             found[name] = path.suffix == ".png" or path.read_bytes()
     return found
 
@@ -111,27 +115,31 @@ def without_seconds(value):
 
 
 class Scenario:
-    """One command: how it is run into a folder, and what an undisturbed run leaves there and takes."""
+    """One command: how it is run into a folder, and what an undisturbed run leaves and takes."""
 
-    def __init__(self, name, main, arguments, prepare, folder):
-        self.name, self.main, self.arguments, self.prepare = name, main, arguments, prepare
+    def __init__(self, main, arguments, prepare, folder):
+        self.name, self.main = f"{main.__module__}.py", main
+        self.arguments, self.prepare = arguments, prepare
         prepare(folder)
         self.seconds = finish(main, self.options(folder))
         self.expected = contents(folder)
 
     def options(self, folder):
-        resume = ["--resume"] if any(folder.rglob("resume.pth")) else []
-        return [argument.format(folder=folder) for argument in self.arguments] + resume
+        return [*self.arguments, str(folder)]
 
     def check(self, folder, kills, generator):
-        """Kill the command up to `kills` times in one folder, then let it end; returns the kills done and what was
-        wrong."""
+        """Kill the command up to `kills` times in one folder, then let it end.
+
+        Returns:
+            How many kills were done, and what was wrong.
+        """
         shutil.rmtree(folder, ignore_errors=True)
         self.prepare(folder)
         done, wrong = 0, []
         for _ in range(kills):
             by_step = generator.random() < 0.5
-            child = start(self.main, self.options(folder), generator.randrange(40) if by_step else None)
+            step = generator.randrange(STEPS) if by_step else None
+            child = start(self.main, self.options(folder), step)
             if not by_step:
                 time.sleep(generator.uniform(0, self.seconds))
                 os.kill(child, signal.SIGKILL)
@@ -139,55 +147,61 @@ class Scenario:
             wrong += [f"{self.name}, after a kill: {fault}" for fault in damaged(folder)]
         finish(self.main, self.options(folder))
         found = contents(folder)
-        if found != self.expected:
-            names = [name for name in found.keys() | self.expected.keys() if found.get(name) != self.expected.get(name)]
-            wrong.append(f"{self.name}, run to its end: {', '.join(sorted(names))} not as after an undisturbed run")
+        for name in sorted(found.keys() | self.expected.keys()):
+            if found.get(name) != self.expected.get(name):
+                wrong.append(f"{self.name}, run to its end: {name} is not as undisturbed")
         return done, wrong
 
 
 def scenarios(folder):
     """The commands to kill; `folder` is for the data and models that they start from."""
     data, model = folder / "data", folder / "model"
-    generate = ["--train-size", "60", "--val-size", "20", "--test-size", "20", "--output-dir"]
-    training = ["--data-dir", str(data), *SMALL, "--output-dir"]
-    finish(generate_data.main, [*generate, str(data)])
+    training = ["--data-dir", str(data), *SMALL, "--epochs", "2", "--output-dir"]
+    finish(generate_data.main, [*GENERATE, str(data)])
     finish(train.main, [*training, str(model)])
 
     def with_model(target):
         shutil.copytree(model, target, ignore=shutil.ignore_patterns(".lock"))
-    return [Scenario("generate_data.py", generate_data.main, [*generate, "{folder}"], Path.mkdir, folder / "1"),
-            Scenario("train.py", train.main, [*training, "{folder}"], Path.mkdir, folder / "2"),
-            Scenario("analyze.py", analyze.main, ["--data-dir", str(data), "--results-dir", "{folder}"], with_model,
-                     folder / "3")]
+
+    analysis = ["--data-dir", str(data), "--num-samples", "4", "--results-dir"]
+    return [
+        Scenario(generate_data.main, list(GENERATE), Path.mkdir, folder / "1"),
+        Scenario(train.main, training, Path.mkdir, folder / "2"),
+        Scenario(analyze.main, analysis, with_model, folder / "3"),
+    ]
 
 
 def check_kills(kills, seed):
     """Kill each command in turn until `kills` kills are done; returns the record."""
     torch.set_num_threads(1)  # a forked process may not use its parent's threads
     generator, by_command, failures = random.Random(seed), {}, []
-    progress = Progress("kills", kills)
+    progress = cli.Progress("kills", kills)
     with tempfile.TemporaryDirectory() as folder:
         commands = scenarios(Path(folder))
         while sum(by_command.values()) < kills:
             for command in commands:
-                done, wrong = command.check(Path(folder) / "killed", generator.randint(1, 3), generator)
+                count = generator.randint(1, 3)
+                done, wrong = command.check(Path(folder) / "killed", count, generator)
                 by_command[command.name] = by_command.get(command.name, 0) + done
                 failures += wrong
                 progress.update(max(1, min(kills, sum(by_command.values()))))
-    return {"seed": seed, "kills": sum(by_command.values()), "by_command": by_command, "failures": failures}
+    total = sum(by_command.values())
+    return {"seed": seed, "kills": total, "by_command": by_command, "failures": failures}
 
 
 def main(arguments=None):
-    parser = Parser(description=__doc__)
-    parser.add_argument("--kills", type=whole_number(1), default=25, help="how many processes to kill at least")
-    parser.add_argument("--seed", type=whole_number(0), default=0, help="seed of the moments")
+    parser = cli.Parser(description=__doc__)
+    text = "how many processes to kill at least"
+    parser.add_argument("--kills", type=cli.whole_number(1), default=KILLS, help=text)
+    parser.add_argument("--seed", type=cli.whole_number(0), default=0, help="seed of the moments")
     args = parser.parse_args(arguments)
     record = check_kills(args.kills, args.seed)
-    record_robustness("kills", record)
-    print("\n".join(record["failures"]) + f"\n{record['kills']} kills ({record['by_command']}); "
-                                          f"{len(record['failures'])} failed")
-    return 1 if record["failures"] else 0
+    if args.kills >= KILLS:
+        record_robustness("kills", record)
+    failures, total = record["failures"], f"{record['kills']} kills ({record['by_command']})"
+    print("\n".join([*failures, f"{total}; {len(failures)} failed"]))
+    return 1 if failures else 0
 
 
 if __name__ == "__main__":
-    run(main)
+    cli.run(main)

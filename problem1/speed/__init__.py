@@ -1,4 +1,0 @@
-"""How fast it is: fair measuring, and what to measure against.
-
-May import `model`, `dataset` and `support`; is imported by `benchmark.py` alone.
-"""
