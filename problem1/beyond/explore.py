@@ -52,4 +52,4 @@ def main(arguments=None):
 
     # Serve the page; its models are called by their order of writing.
     answers = Answers({subject.order: subject for subject in subjects})
-    server.serve(server.read_page(PAGE), answers.groups(), args.port, not args.no_browser)
+    return server.serve(server.read_page(PAGE), answers.groups(), args.port, not args.no_browser)

@@ -268,7 +268,7 @@ class Refused(Asked):
 class Command(SmallData):
     def explore(self, *arguments):
         """The command's result, and a mock of the server that got the page and its questions."""
-        with mock.patch.object(explore.server, "serve") as serve:
+        with mock.patch.object(explore.server, "serve", return_value=130) as serve:
             return command(explore.main, *arguments), serve
 
     def test_a_model_of_one_s_own(self):
@@ -281,7 +281,7 @@ class Command(SmallData):
             record = {WEIGHTS_DIGEST: digest, "sets": [FOUND]}
             write_json(self.folder / "head_analysis" / "carry.json", record)
             result, serve = self.explore(*options)
-            self.assertEqual(result, (0, "", ""))
+            self.assertEqual(result, (130, "", ""))  # Ctrl-C
             page, groups, port, browser = serve.call_args.args
             self.assertIn(b"<title>Inside an adder</title>", page)
             self.assertEqual((port, browser), (5000, False))

@@ -3,16 +3,15 @@
 from unittest import mock
 
 import analyze
-from beyond import explore, recipes, seeds, sizes
+from beyond import explore, head_seeds, recipes, seeds, sizes
 from dataset import create_dataloaders
 from generate_data import generate
 from heads.examination import Examination
 from heads.pruning import measure_orders
 from model import load_model
-from support import cli
+from support import cli, studies
 from support.files import WEIGHTS_DIGEST, file_digest, weights_digest, write_json
-from support.studies import write_records
-from tests.helpers import command, without_pictures
+from tests.helpers import RESULTS, command, without_pictures
 from tests.small import (
     CARRY,
     OWN,
@@ -54,6 +53,7 @@ class Remedies(SmallData):
             self.assert_one_line(result, "carry.json is not a whole record", f"--model-path {path}")
         with (
             mock.patch.object(cli, "HERE", self.folder),
+            mock.patch.object(studies, "HERE", self.folder),
             mock.patch.object(cli, "DATA_DIR", data),
             mock.patch.object(seeds, "TRAIN_FILE", data / "train.json"),
         ):
@@ -64,7 +64,7 @@ class Remedies(SmallData):
                 (sizes, {"digits": 1, "order": recipes.ORDERS[0], "layers": 2, "seed": 0}),
             ]:
                 name = "seeds.jsonl" if module is seeds else "runs.jsonl"
-                write_records(self.folder / "records" / name, [record])
+                studies.write_records(self.folder / "records" / name, [record])
                 options = "--output-dir", self.folder / "records", "--seeds", 0
                 options += ("--digits", 1, "--orders", recipes.ORDERS[0]) if module is sizes else ()
                 result = command(module.main, *options)
@@ -94,6 +94,13 @@ class Smaller(SmallData):
             self.assertEqual(f"go to {runs}\n" in result[1], folder == runs)
             self.assertIn(f"attention maps in {folder / 'attention_patterns'}", result[1])
             self.assertEqual((results / "head_analysis").exists(), folder == results)
+
+    def test_more_seeds_than_colours_are_all_drawn(self):
+        records = studies.read_records(RESULTS / "beyond" / "head_seeds.jsonl")
+        records = [record | {"seed": seed} for seed, record in enumerate(records * 3)]
+        figure = head_seeds.plot_seeds(records[:12])
+        labels = figure.axes[0].get_legend_handles_labels()[1]
+        self.assertEqual(labels, [f"seed {seed}" for seed in range(12)])
 
     def test_removal_curves_of_two_sets_have_one_length(self):
         """On the second set too few answers are right sooner than on the first."""

@@ -167,6 +167,6 @@ class Serve(TemporaryFolder):
                 self.assertIn(f"http://{ADDRESS}:", process.stdout.readline())
                 process.send_signal(signal.SIGINT)
                 self.assertEqual(process.communicate(timeout=20), ("", ""))
-                self.assertEqual(process.returncode, 0)
+                self.assertEqual(process.returncode, 130)
             finally:
                 process.kill()

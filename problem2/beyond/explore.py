@@ -17,4 +17,4 @@ def main(arguments=None):
     paths = {"model": args.model_path} if args.model_path else find_models(cli.RESULTS_DIR)
     models = {name: load_model(path) for name, path in paths.items()}
     page = server.read_page(Path(__file__).with_name("page.html"))
-    server.serve(page, Answers(models).groups(), args.port, not args.no_browser)
+    return server.serve(page, Answers(models).groups(), args.port, not args.no_browser)

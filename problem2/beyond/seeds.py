@@ -76,8 +76,11 @@ def main(arguments=None):
     # A file holds runs of one recipe on one set of data.
     train_sha256 = files.file_digest(cli.DATA_DIR / "train.json")
     for record in read_whole(args.output, RUN, ("training", "test", "seconds")):
-        same_recipe = record["training"] == asdict(TrainingConfig(seed=record["seed"]))
-        if not same_recipe or record.get("train_sha256", train_sha256) != train_sha256:
+        recipe = asdict(TrainingConfig(seed=record["seed"]))
+        if (
+            recipe | record["training"] != recipe
+            or record.get("train_sha256", train_sha256) != train_sha256
+        ):
             raise cli.UserError(
                 f"{args.output} holds runs with other settings or data: move it away, or name "
                 "another file with --output"

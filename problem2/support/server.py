@@ -51,7 +51,9 @@ def read_page(path):
 
 
 def serve(page, groups, port=None, browser=True):
-    """Serve until Ctrl-C; see `Server` for the arguments.
+    """Serve until Ctrl-C, and return the status with which it ends every command, 130.
+
+    See `Server` for the arguments.
 
     Raises:
         UserError: if the port is taken.
@@ -68,6 +70,7 @@ def serve(page, groups, port=None, browser=True):
         if browser:  # in a thread, because some browsers return only when they are closed
             threading.Thread(target=webbrowser.open, args=[address], daemon=True).start()
         server.serve_forever()
+    return 130
 
 
 class Server(ThreadingHTTPServer):

@@ -202,7 +202,7 @@ class Refused(Asked):
 class Command(TemporaryFolder):
     def explore(self, *arguments):
         """The command's result, and what it would have served."""
-        with mock.patch.object(server, "serve") as serve:
+        with mock.patch.object(server, "serve", return_value=0) as serve:
             return command(explore.main, *arguments), serve
 
     def page(self):

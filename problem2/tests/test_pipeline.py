@@ -1,6 +1,7 @@
 """The whole of problem 2 in a copy elsewhere, by the commands that a newcomer types."""
 
 import json
+import os
 import runpy
 import subprocess
 import sys
@@ -18,8 +19,16 @@ OPTIONS = [f"--{name.replace('_', '-')}={size}" for name, size in SIZES.items()]
 
 class Pipeline(SmallData):
     def run_script(self, *arguments, **options):
+        # As in a notebook, with settings of matplotlib and an encoding that a command can trip on.
+        (self.folder / "matplotlibrc").write_text("text.usetex: True")
+        settings = {
+            "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+            "MATPLOTLIBRC": str(self.folder),
+            "PYTHONIOENCODING": "cp1252",
+        }
         done = subprocess.run(
             [sys.executable, *map(str, arguments)],
+            env=os.environ | settings,
             cwd=self.folder,
             capture_output=True,
             text=True,
@@ -30,7 +39,7 @@ class Pipeline(SmallData):
         return done.stdout
 
     def test_generate_train_analyze_and_infer_from_another_folder(self):
-        home = copy_of_the_code(self.folder / "elsewhere" / "problem2")
+        home = copy_of_the_code(self.folder / "λ" / "problem2")
         sizes = "--train-size=200", "--val-size=20", "--test-size=20"
         self.run_script(home / "generate_data.py", *sizes)
         output = self.run_script(home / "train.py", "--epochs=1", *OPTIONS)

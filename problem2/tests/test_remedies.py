@@ -13,7 +13,7 @@ import analyze
 import generate_data
 import inference
 import train
-from beyond import draws, gaps, records, study
+from beyond import draws, gaps, records, seeds, study
 from dataset import read_sequences
 from extrapolation.analysis import find_models, read_log
 from model import create_model, load_model
@@ -112,6 +112,15 @@ class Draws(SmallData):
         self.assertEqual({name: after[name] for name in before}, before)
         committed = (RESULTS / "beyond" / "draws_intervals.json").read_bytes()
         self.assertEqual(after["draws_intervals.json"], committed)
+
+    def test_the_committed_seeds_are_those_of_the_command(self):
+        path = shutil.copy(RESULTS / "beyond" / "seeds.jsonl", self.folder)
+        for target, value in [("cli.DATA_DIR", self.data), ("studies.HERE", self.folder)]:
+            self.enterContext(mock.patch(f"support.{target}", value))
+        with mock.patch.object(seeds, "ensure_test_set"):
+            status, output, errors = command(seeds.main, "--output", path)
+        self.assertEqual((status, errors), (0, ""))
+        self.assertIn("0 runs to do", output)
 
     def test_unequal_draws_are_refused_before_they_are_measured(self):
         with mock.patch.object(draws, "measure_draws", side_effect=AssertionError):

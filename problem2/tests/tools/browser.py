@@ -153,7 +153,7 @@ class Browser(unittest.TestCase):
 
     @unittest.skipUnless(PICTURE in sys.argv, "only if asked for")
     def test_picture(self):
-        take_picture(self.server, SHOWN, 2150)
+        take_picture(self.server, SHOWN, 2230)
 
 
 if __name__ == "__main__":
