@@ -214,6 +214,11 @@ def fit(model, train_loader, val_loader, config):
         start = time.perf_counter()
         train = train_epoch(model, train_loader, optimizer, config, epoch)
         val = evaluate(model, val_loader)
+        if not math.isfinite(val["loss"]):
+            raise cli.UserError(
+                f"the loss on validation is {val['loss']} after epoch {epoch}: train again with a "
+                "lower --lr"
+            )
         if val["exact_match"] >= best_match:
             best_epoch, best_match = epoch, val["exact_match"]
             best_weights = copy.deepcopy(model.state_dict())

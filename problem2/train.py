@@ -170,6 +170,11 @@ def fit(model, train_loader, val_loader, config):
         start = time.perf_counter()
         train = train_epoch(model, train_loader, optimizer, config, epoch)
         val = evaluate(model, val_loader)
+        if not math.isfinite(val["loss"]):
+            raise cli.UserError(
+                f"the loss on validation is {val['loss']} after epoch {epoch}: train again with a "
+                "lower --lr"
+            )
         if val["accuracy"] >= best_accuracy:
             best_epoch, best_accuracy = epoch, val["accuracy"]
             best_weights = copy.deepcopy(model.state_dict())

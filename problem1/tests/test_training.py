@@ -252,3 +252,8 @@ class Train(SmallData):
         with mock.patch("generate_data.generate", side_effect=generate) as made:
             status, *_ = command(train.main, *options, "--epochs", 1, *TINY)
         self.assertEqual((status, made.call_count), (0, 1))
+
+    def test_a_last_step_that_breaks_the_weights_stops_training(self):
+        bad = {"loss": float("nan"), "exact_match": 0.0}
+        with mock.patch.object(train, "evaluate", return_value=bad):
+            self.assert_one_line(self.train("run"), "validation is nan after epoch 1", "lower --lr")

@@ -169,6 +169,11 @@ class Train(SmallData):
         nan = torch.tensor([float("nan")] * 8)
         with mock.patch.object(train.F, "cross_entropy", return_value=nan.mean()):
             self.assert_one_line(self.train("run"), "the loss is nan at step 1", "--lr")
+
+    def test_a_last_step_that_breaks_the_weights_stops_training(self):
+        bad = {"loss": float("nan"), "accuracy": 0.5}
+        with mock.patch.object(train, "evaluate", return_value=bad):
+            self.assert_one_line(self.train("run"), "validation is nan after epoch 1", "--lr")
         with mock.patch.object(train, "MOST_POSITIONS", 15):
             self.assert_one_line(self.train("run"), "a sequence of 16 values; the most is 15")
         (self.folder / "file").write_text("kept")

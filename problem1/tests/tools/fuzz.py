@@ -101,7 +101,7 @@ def mutated_tree(tree, generator, values):
         elif change == 1 and isinstance(parent, dict):
             parent[generator.choice(["x", "", "input", "d_model"])] = parent.pop(key)
         else:
-            parent[key] = generator.choice(values)
+            parent[key] = copy.deepcopy(generator.choice(values))
     return tree
 
 

@@ -121,7 +121,7 @@ def mutated_tree(tree, generator, values):
             name = generator.choice(["x", "", 7, "sequence", "d_model"])
             parent[name] = parent.pop(key)
         else:
-            parent[key] = generator.choice(values)
+            parent[key] = copy.deepcopy(generator.choice(values))
     return tree
 
 
