@@ -5,6 +5,7 @@ With no arguments: a few worked problems and the accuracy on the test problems.
 
 import re
 import sys
+import time
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from dataset import (
     to_numbers,
 )
 from generate_data import ensure_data
-from heads.exhaustive import check_all_pairs, parse_problem
+from heads.exhaustive import PROBLEM, check_all_pairs, parse_problem
 from model import load_model
 from support import cli, files
 from support.lines import answer_lines
@@ -30,14 +31,13 @@ from support.plots import wilson_interval
 BETWEEN_PROBLEMS = re.compile(r"(?<=[0-9=])\s+(?=[0-9])")
 AT_ONCE = 512  # problems in one pass
 LONGEST_LINE = 1000
+ANY_LENGTH = cli.RESULTS_DIR / "beyond" / "any_length" / "best_model.pth"
+MOST_DIGITS = 10_000  # of a number of any length
 SHOWN = [(347, 159), (507, 159), (123, 456), (657, 348), (663, 497), (999, 999)]
 
 
 def answer(model, problems):
-    """The model's sums, one string each (`"666"`), for a list of pairs of numbers.
-
-    A leading 0 is dropped; a token that is no digit is shown as `?`.
-    """
+    """The model's sums, one string each, for a list of pairs of numbers."""
     info, device = model.training_info, next(model.parameters()).device
     n, strings = info["num_digits"], []
     for part in torch.tensor(problems, dtype=torch.long).reshape(-1, 2).split(AT_ONCE):
@@ -45,9 +45,17 @@ def answer(model, problems):
         source, target = encode_problems(a, b)
         predicted = in_order(model.generate(source.to(device), target.size(1)), info["order"])
         for row in predicted.tolist():
-            digits = "".join(str(token) if token < 10 else "?" for token in row)
-            strings.append(digits.lstrip("0") or "0")
+            strings.append(as_text(row))
     return strings
+
+
+def as_text(tokens):
+    """The number that tokens stand for, the highest digit first: `"666"`.
+
+    Leading zeros are dropped; a token that is no digit is shown as `?`.
+    """
+    digits = "".join(str(token) if token < 10 else "?" for token in tokens)
+    return digits.lstrip("0") or "0"
 
 
 def answer_lines_of_text(model, texts):
@@ -67,6 +75,40 @@ def show(model, problems):
     for (a, b), result in zip(problems, answer(model, problems)):
         wrong = "" if result == str(a + b) else f"   (wrong: it is {a + b})"
         print(f"{a} + {b} = {result}{wrong}")
+
+
+def parse_any_length(text):
+    """The digits of the two numbers in `text`, as strings.
+
+    Raises:
+        ValueError: saying in one line what is wrong with it.
+    """
+    text = text.strip()
+    match = PROBLEM.fullmatch(text)
+    if match is None:
+        parse_problem(text, 1)  # says why
+    for number in match.groups():
+        if len(number) > MOST_DIGITS:
+            raise ValueError(f"a number has {len(number):,} digits: {MOST_DIGITS:,} are the most")
+    return match.groups()
+
+
+def add_any_length(model, a, b):
+    """The model's sum of two strings of digits. It adds as many columns as the longer one has."""
+    n, device = max(len(a), len(b)), next(model.parameters()).device
+    digits = [torch.tensor(list(map(int, text.zfill(n))), device=device) for text in (a, b)]
+    return as_text(model.add(*digits).tolist())
+
+
+def answer_any_length(model, texts):
+    """For each text the model's sum, or a ValueError that says why the text is no problem."""
+    results = []
+    for text in texts:
+        try:
+            results.append(add_any_length(model, *parse_any_length(text)))
+        except ValueError as error:
+            results.append(error)
+    return results
 
 
 def show_accuracy(model, test_path, foreign):
@@ -103,6 +145,39 @@ def try_all_pairs(model, model_path, training_path):
     )
 
 
+def answer_at_any_length(parser, args):
+    """Answer the problems or the lines of `--any-length`, and print the time that it takes."""
+    if not args.problems and not args.stdin:
+        parser.error("--any-length needs problems, or --stdin")
+    chosen = args.model_path != parser.get_default("model_path")
+    path = args.model_path if chosen else ANY_LENGTH
+    model = load_model(path, cli.choose_device(args.device))
+    if not hasattr(model, "add"):
+        raise cli.UserError(
+            f"the model in {path} adds numbers of {model.training_info['num_digits']} digits alone"
+        )
+    start = time.perf_counter()
+
+    # Answer each line when it comes; the time is no answer, so it goes to standard error.
+    if args.stdin:
+        answers = partial(answer_any_length, model)
+        longest = 2 * MOST_DIGITS + LONGEST_LINE
+        all_good = answer_lines(sys.stdin.buffer, sys.stdout, longest, 1, answers)
+        print(f"{time.perf_counter() - start:.2f} s", file=sys.stderr)
+        return 0 if all_good else 1
+
+    # Or answer the problems on the command line, if all of them can be answered.
+    try:
+        pairs = [parse_any_length(text) for text in BETWEEN_PROBLEMS.split(" ".join(args.problems))]
+    except ValueError as error:
+        raise cli.UserError(error) from None
+    for a, b in pairs:
+        start = time.perf_counter()
+        result = add_any_length(model, a, b)
+        print(f"{a} + {b} = {result}   ({time.perf_counter() - start:.2f} s)")
+    return 0
+
+
 def main(arguments=None):
     parser = cli.Parser(description=__doc__)
     parser.add_argument(
@@ -120,6 +195,12 @@ def main(arguments=None):
         help="answer every pair of numbers and write exhaustive.json beside the model (for the "
         "model in results/: results/beyond/)",
     )
+    parser.add_argument(
+        "--any-length",
+        action="store_true",
+        help=f"add numbers of up to {MOST_DIGITS:,} digits, with the model of "
+        "python problem1/beyond any-length unless --model-path names another one",
+    )
     for option, kind, value, text in [
         ("--model-path", Path, cli.RESULTS_DIR / "best_model.pth", "the trained model"),
         ("--data-dir", Path, cli.DATA_DIR, "folder of the problems; made if empty"),
@@ -129,6 +210,8 @@ def main(arguments=None):
     args = parser.parse_intermixed_args(arguments)
     if bool(args.problems) + args.stdin + args.exhaustive > 1:
         parser.error("give problems, --stdin or --exhaustive, not two of them")
+    if args.any_length:
+        return answer_at_any_length(parser, args)
 
     # The model knows how many digits its numbers have, and in which order it writes.
     model = load_model(args.model_path, cli.choose_device(args.device))

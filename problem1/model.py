@@ -316,6 +316,8 @@ def load_model(path, device="cpu"):
     """
     folder = Path(path).parent
     command = "problem1/beyond train" if folder.parent.name == "beyond" else "train.py"
+    if folder.name == "any_length":
+        command = "problem1/beyond any-length"
     remedy = f"train the model with python {command} --output-dir {folder}"
     weights = read_checkpoint(path, device, remedy)
     try:

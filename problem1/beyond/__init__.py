@@ -5,6 +5,7 @@ To import it adds its models to `model.MODELS`, so that `model.load_model` finds
 
 from beyond.columns import ColumnTransformer
 from beyond.learned import LearnedTransformer
+from beyond.local import LocalTransformer
 from model import MODELS, Seq2SeqTransformer
 
 POSITIONS = {
@@ -12,4 +13,4 @@ POSITIONS = {
     "learned": LearnedTransformer,
     "columns": ColumnTransformer,
 }
-MODELS.update({kind.__name__: kind for kind in POSITIONS.values()})
+MODELS.update({kind.__name__: kind for kind in [*POSITIONS.values(), LocalTransformer]})
