@@ -20,6 +20,10 @@ ENCODINGS.update(
     causal=encodings.CausalEncoding,
 )
 POOLINGS.update(
-    max=poolings.MaxPooling, lowest=poolings.LowestPooling, attention=poolings.AttentionPooling
+    max=poolings.MaxPooling,
+    lowest=poolings.LowestPooling,
+    attention=poolings.AttentionPooling,
+    differences=poolings.DifferencesPooling,
+    five_features=poolings.FiveFeaturesPooling,
 )
 MODELS.update(ScaledClassifier=scaling.ScaledClassifier)

@@ -11,9 +11,18 @@ from pathlib import Path
 
 from beyond import study_figures as plot
 from beyond import study_measures as measures
+from beyond.order_measures import measure_order_in_pooling
 from beyond.records import read_whole, to_counts
 from beyond.shortcut import TrendModel, measure_shortcut
-from beyond.variants import CELLS, RECOMMENDED, REFERENCE_CELL, SCALED_CELLS, VARIANTS
+from beyond.variants import (
+    CELLS,
+    NEIGHBOUR_POOLINGS,
+    NEIGHBOURS,
+    RECOMMENDED,
+    REFERENCE_CELL,
+    SCALED_CELLS,
+    VARIANTS,
+)
 from beyond.verification import judge, window_margins, windows_decide
 from dataset import create_dataloaders
 from extrapolation import analysis
@@ -101,6 +110,8 @@ def measure_run(model, loaders, data_dir, num_samples):
         record["untrained_rows"] = measures.measure_untrained_rows(
             model, data_dir, LONGER[1:], num_samples, trained
         )
+    if model.config.pooling in NEIGHBOUR_POOLINGS:
+        record |= measure_order_in_pooling(model, data_dir, num_samples)
     if windows_decide(model):
         verdict = judge(window_margins(model))
         del verdict["every_sequence_right"]  # it follows from the counts
@@ -162,7 +173,7 @@ def make_figures(args):
     }
     parts = set()  # the variants beside the grid, and their parents
     for record in records:
-        if record["variant"] not in (*CELLS, *SCALED_CELLS):
+        if record["variant"] not in (*CELLS, *SCALED_CELLS, *NEIGHBOURS):
             parts |= {record["variant"], record["parent"]}
     plots = [
         ("parts", plot.plot_parts, parts),
@@ -171,6 +182,7 @@ def make_figures(args):
         ("neighbour_head", plot.plot_neighbour_head, SCALING),
         ("gap", plot.plot_gap, COMPARED),
         ("ties", plot.plot_ties, COMPARED),
+        ("neighbours", partial(plot.plot_parts, negatives="swap"), NEIGHBOURS),
     ]
     for negatives in NEGATIVES:
         grid = partial(plot.plot_grid, negatives=negatives)

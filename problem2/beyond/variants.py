@@ -10,7 +10,7 @@ from itertools import product
 
 import beyond.augmentation  # noqa: F401  (adds to the table of augmentations)
 from beyond.scaling import LEARNED, ScaledClassifier
-from model import POOLINGS, ModelConfig, SortingClassifier
+from model import ModelConfig, SortingClassifier
 from positional_encoding import ENCODINGS, REQUIRED
 from train import TrainingConfig
 
@@ -68,9 +68,13 @@ def cell_name(encoding, pooling, augmented, scaled=False):
     return f"{encoding}-{pooling}-{'augmented' if augmented else 'plain'}{suffix}"
 
 
+GRID_POOLINGS = ("mean", "max", "lowest", "attention")
+# The required models with order in the pooling: with the differences between neighbours.
+NEIGHBOUR_POOLINGS = ("differences", "five_features")
+NEIGHBOURS = [f"{name}-{pooling}" for pooling in NEIGHBOUR_POOLINGS for name in REQUIRED]
 # The names of the grid's cells, without and with scores scaled by the logarithm of the length.
 CELLS, SCALED_CELLS = (
-    [cell_name(*choice, scaled) for choice in product(ENCODINGS, POOLINGS, (False, True))]
+    [cell_name(*choice, scaled) for choice in product(ENCODINGS, GRID_POOLINGS, (False, True))]
     for scaled in (False, True)
 )
 REFERENCE_CELL = cell_name("local_bias", "lowest", True)
@@ -87,6 +91,9 @@ def make_variants():
     variants[first] = Variant(first, None, ModelConfig(dropout=0.0, encoding_type=first))
     for encoding in others:
         derive(first, encoding, encoding_type=encoding)
+    for name in NEIGHBOURS:
+        encoding, pooling = name.split("-")
+        derive(encoding, name, pooling=pooling)
 
     local = ModelConfig(dropout=0.0, encoding_type="local_bias", pooling="lowest", num_layers=1)
     training = TrainingConfig(augmentation="crop+shift+swap", epochs=40, focus=2.0)

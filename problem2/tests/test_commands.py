@@ -35,7 +35,7 @@ class Named(TemporaryFolder):
         self.assertEqual((status, output.strip(), errors), (0, readme.strip(), ""))
         names = [line.split("`")[1] for line in readme.splitlines() if line.startswith("| `")]
         commands = names[: names.index("benchmark") + 1]
-        self.assertEqual(len(commands), 7)
+        self.assertEqual(len(commands), 8)
         for name in commands:
             self.assertTrue((MODULE / f"{name}.py").exists(), name)
         status, output, errors = self.run_beyond("draws", "--help")

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from beyond import draws, study
+from beyond.order_measures import measure_controls
 from dataset import create_dataloaders
 from extrapolation.analysis import (
     classify,
@@ -104,6 +105,14 @@ class Results(unittest.TestCase):
         seen = set().union(*load_splits(self.data))
         found = draws.measure_draws(model_of("unrestricted"), 16, line["num_samples"], seen, 1)
         self.assertEqual(found, [record for record in line["draws"] if record["draw"] == 0])
+
+    def test_the_controls_are_of_the_present_weights(self):
+        lines = studies.read_records(RESULTS / "beyond" / "controls.jsonl", ("encoding", "seed"))
+        kept = {line["encoding"]: line for line in lines if line["seed"] == 0}
+        for name, line in kept.items():
+            self.of_the_present_weights(line["weights_sha256"], name)
+        found = measure_controls(model_of("recommended"))
+        self.assertEqual(found, kept["recommended"]["controls"])
 
     def test_the_runs_of_the_study_are_of_the_settings_in_the_table(self):
         records = study.read_runs(RESULTS / "beyond" / "study" / "runs.jsonl", self.data)

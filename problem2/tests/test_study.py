@@ -10,9 +10,9 @@ import torch
 from beyond import seeds, study, study_figures
 from beyond import study_measures as measures
 from beyond.shortcut import TrendModel, features, measure_shortcut
-from beyond.variants import CELLS, RECOMMENDED, SCALED_CELLS, VARIANTS, Variant
+from beyond.variants import CELLS, GRID_POOLINGS, RECOMMENDED, SCALED_CELLS, VARIANTS, Variant
 from dataset import SortingDataset, make_loader
-from model import POOLINGS, ModelConfig, create_model
+from model import ModelConfig, create_model
 from positional_encoding import ENCODINGS, REQUIRED
 from support import studies
 from tests.helpers import TemporaryFolder, command, studies_in_this_process, without_pictures
@@ -43,7 +43,7 @@ class Table(TemporaryFolder):
         for name in CELLS + SCALED_CELLS:
             *others, augmentation = (VARIANTS[name].settings()[key] for key in CHANGES)
             made.add((*others, augmentation != "none"))
-        every = itertools.product(ENCODINGS, POOLINGS, (False, True), (False, True))
+        every = itertools.product(ENCODINGS, GRID_POOLINGS, (False, True), (False, True))
         self.assertEqual(made, set(every))
         self.assertEqual([VARIANTS[name].parent for name in SCALED_CELLS], CELLS)
 
