@@ -38,19 +38,26 @@ LEARNED_POLICY = (
 def load_models(results_dir, data_dir, device):
     """The trained models in a folder and their training logs: two dicts by name.
 
+    Models of `beyond` that were trained on other data than those in `data_dir` are left out.
+
     Raises:
-        UserError: if there is none, or the data are not those that one was trained on.
+        UserError: if there is none, or a required one was trained on other data.
     """
     models, logs = {}, {}
     trained_on = files.file_digest(data_dir / "train.json")
     for name, path in analysis.find_models(results_dir).items():
-        models[name] = load_model(path, device)
-        logs[name] = analysis.read_log(path)
-        if models[name].training_info["train_sha256"] != trained_on:
+        model, log = load_model(path, device), analysis.read_log(path)
+        if model.training_info["train_sha256"] == trained_on:
+            models[name], logs[name] = model, log
+        elif name in REQUIRED:
             raise cli.UserError(
                 f"{data_dir} does not hold the sequences that {path} was trained on: name the "
                 "right folder with --data-dir"
             )
+        else:
+            print(f"{name} is left out: it was trained on other sequences than those in {data_dir}")
+    if not models:
+        raise cli.UserError(f"no model in {results_dir} was trained on the data in {data_dir}")
     return models, logs
 
 
