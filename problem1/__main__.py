@@ -9,10 +9,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # `python -m problem1` does not
 
+from support import cli  # noqa: E402
+
 import analyze  # noqa: E402
 import inference  # noqa: E402
 import train  # noqa: E402
-from support import cli  # noqa: E402
 
 QUICK_LOOK_DIR = cli.HERE / "runs" / "quick_look"
 QUICK_LOOK_SAMPLES = 200

@@ -6,6 +6,8 @@ Pictures go to attention_patterns/, records with figures to head_analysis/, besi
 import time
 from pathlib import Path
 
+from support import cli, files
+
 import torch
 
 from dataset import AdditionDataset, to_digits
@@ -19,7 +21,6 @@ from heads.patterns import make_case, study_maps
 from heads.pruning import study_pruning
 from heads.sites import KINDS
 from model import load_model
-from support import cli, files
 
 SMALLER_DIR = cli.HERE / "runs" / "analysis"  # for fewer problems than there are
 LEAST_JUDGED = 0.5  # exact match below which nothing is said of the heads

@@ -8,12 +8,12 @@ Shapes in comments: B batch, N problems, n digits of a number, T tokens.
 import warnings
 from pathlib import Path
 
+from support.cli import UserError
+from support.files import read_json
+
 import torch
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
-
-from support.cli import UserError
-from support.files import read_json
 
 PLUS_TOKEN, PAD_TOKEN, START_TOKEN = 10, 11, 12
 VOCAB_SIZE = 13

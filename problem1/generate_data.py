@@ -4,9 +4,10 @@ import json
 import random
 from pathlib import Path
 
-from dataset import MAX_DIGITS, PLUS_TOKEN, SPLITS, number_range
 from support.cli import DATA_DIR, Parser, UserError, run, whole_number
 from support.files import locked, write_files
+
+from dataset import MAX_DIGITS, PLUS_TOKEN, SPLITS, number_range
 
 SEED = 641
 MOST_PROBLEMS = 14_000

@@ -10,6 +10,10 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
+from support import cli, files
+from support.lines import answer_lines
+from support.plots import wilson_interval
+
 import torch
 
 from dataset import (
@@ -24,9 +28,6 @@ from dataset import (
 from generate_data import ensure_data
 from heads.exhaustive import PROBLEM, check_all_pairs, parse_problem
 from model import load_model
-from support import cli, files
-from support.lines import answer_lines
-from support.plots import wilson_interval
 
 BETWEEN_PROBLEMS = re.compile(r"(?<=[0-9=])\s+(?=[0-9])")
 AT_ONCE = 512  # problems in one pass

@@ -12,13 +12,14 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from support.cli import UserError
+from support.files import read_checkpoint
+
 import torch
 from torch import nn
 
 from attention import MultiHeadAttention, create_causal_mask
 from dataset import MAX_DIGITS, ORDERS, START_TOKEN, VOCAB_SIZE
-from support.cli import UserError
-from support.files import read_checkpoint
 
 EXTRA_STATE = "_extra_state"  # torch's name for what a state dict holds beside the weights
 LARGEST_SIZE = 100_000  # of any argument in a checkpoint

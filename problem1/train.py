@@ -6,6 +6,8 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from support import cli, files, plots
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -21,7 +23,6 @@ from dataset import (
 )
 from generate_data import ensure_data
 from model import Seq2SeqTransformer, evaluating
-from support import cli, files, plots
 
 EVALUATION_BATCH = 500
 MOST_PARAMETERS = 10**9

@@ -7,13 +7,14 @@ the handout names.
 from dataclasses import asdict
 from pathlib import Path
 
+from support import cli, files
+
 import torch
 
 from extrapolation import analysis, dissection, figures
 from generate_data import TEST_LENGTHS, ensure_data
 from model import LONGEST, SortingClassifier, load_model
 from positional_encoding import REQUIRED, visualize_positional_encoding
-from support import cli, files
 
 ROWS_SHOWN = 64
 ATTENTION_LENGTH = 256

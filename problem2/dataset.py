@@ -6,12 +6,12 @@ Shapes in comments: B batch, L length.
 import warnings
 from pathlib import Path
 
+from support.cli import UserError
+from support.files import read_json
+
 import torch
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
-
-from support.cli import UserError
-from support.files import read_json
 
 LARGEST_VALUE = 99
 PAD_VALUE = 100

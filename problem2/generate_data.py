@@ -9,9 +9,10 @@ import random
 from functools import partial
 from pathlib import Path
 
-from dataset import LARGEST_VALUE, SPLITS, data_file, read_sequences
 from support.cli import DATA_DIR, Parser, UserError, run, whole_number
 from support.files import locked, write_files
+
+from dataset import LARGEST_VALUE, SPLITS, data_file, read_sequences
 
 SEED = 641
 TEST_LENGTHS = (8, 12, 16, 32, 64, 128, 256)

@@ -9,13 +9,14 @@ import sys
 from functools import partial
 from pathlib import Path
 
+from support import cli, files
+from support.lines import answer_lines
+
 import torch
 
 from dataset import LARGEST_VALUE
 from extrapolation.analysis import accuracy_table, classify, find_models
 from model import load_model, training_remedy
-from support import cli, files
-from support.lines import answer_lines
 
 RECOMMENDED = "recommended"
 LINES_AT_ONCE = 1024

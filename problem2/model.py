@@ -11,14 +11,15 @@ import os
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
+from support.cli import UserError
+from support.files import read_checkpoint
+
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from dataset import VOCAB_SIZE
 from positional_encoding import ENCODINGS, NoPositionalEncoding, get_positional_encoding
-from support.cli import UserError
-from support.files import read_checkpoint
 
 EXTRA_STATE = "_extra_state"  # torch's name for what a state dict holds beside the weights
 LARGEST_SIZE = 100_000  # of any argument in a checkpoint

@@ -12,6 +12,8 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from support import cli, files, plots
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -21,7 +23,6 @@ from extrapolation.evaluation import evaluate
 from generate_data import ensure_data
 from model import ModelConfig, SortingClassifier
 from positional_encoding import REQUIRED
-from support import cli, files, plots
 
 MOST_PARAMETERS = 10**9
 MOST_POSITIONS = 100_000

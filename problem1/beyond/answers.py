@@ -7,6 +7,8 @@ Shapes in comments: N problems, n digits, T digits of the sum, H heads, D width 
 from copy import deepcopy
 from functools import lru_cache
 
+from support.cli import UserError
+
 import torch
 
 from dataset import in_order, number_range, shift_right, to_digits, to_numbers
@@ -24,7 +26,6 @@ from heads.interchange import (
     implied_sum,
 )
 from heads.sites import ablated, all_heads, axis_labels, recorded, site_record, source_labels
-from support.cli import UserError
 
 COUNTED = 1000
 FOUND = ("column", "searched_on", "heads_only", "sites")

@@ -10,6 +10,8 @@ from dataclasses import asdict, replace
 from hashlib import sha256
 from pathlib import Path
 
+from support import cli, files, studies
+
 import torch
 
 from beyond.lengths import DATA, ORDER, TRAINED, MixedBatches, make_data
@@ -17,7 +19,6 @@ from beyond.local import LocalTransformer
 from beyond.recipes import recipe, refuse_others
 from beyond.windows import all_columns, prove
 from dataset import AdditionDataset, decode_problems, encode_problems, in_order
-from support import cli, files, studies
 from train import EVALUATION_BATCH, fit, make_model
 
 CONFIG = replace(recipe(ORDER, "columns"), epochs=6)

@@ -7,6 +7,8 @@ it on an idle machine.
 import math
 from functools import partial
 
+from support import timing
+
 import torch
 from torch import nn
 
@@ -14,7 +16,6 @@ from attention import MultiHeadAttention, create_causal_mask, scaled_dot_product
 from beyond.recipes import default_sizes
 from dataset import START_TOKEN, VOCAB_SIZE, encode_problems
 from model import PositionalEncoding, Seq2SeqTransformer
-from support import timing
 from train import TrainingConfig, make_optimizer, train_epoch
 
 ROUNDS = 9

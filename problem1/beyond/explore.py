@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from support import cli, files, server
+
 import torch
 
 from analyze import load_problems
@@ -9,7 +11,6 @@ from beyond.answers import FOUND, Answers, Subject
 from beyond.recipes import records_folder
 from dataset import ORDERS
 from model import load_model
-from support import cli, files, server
 
 PAGE = Path(__file__).with_name("page.html")
 MODELS = [cli.RESULTS_DIR / "best_model.pth", records_folder(ORDERS[1]) / "best_model.pth"]

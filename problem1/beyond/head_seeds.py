@@ -10,6 +10,8 @@ from functools import partial
 from itertools import cycle
 from pathlib import Path
 
+from support import cli, files, plots, studies
+
 import numpy as np
 
 from beyond.recipes import (
@@ -24,7 +26,6 @@ from dataset import ORDERS, AdditionDataset
 from generate_data import ensure_data
 from heads.examination import choose_problems
 from heads.study import study_briefly
-from support import cli, files, plots, studies
 
 
 def do_run(seed, folder, order):

@@ -8,6 +8,8 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from support import cli, files, plots, studies
+
 import torch
 
 from beyond import POSITIONS
@@ -15,7 +17,6 @@ from beyond.chains import NINES, count_right, draw_chain, draw_nines, draw_rando
 from beyond.recipes import MOVE_AWAY, default_sizes, make_start, recipe, refuse_others
 from dataset import ORDERS, AdditionDataset, BatchIndices
 from generate_data import as_tokens, draw_pairs
-from support import cli, files, plots, studies
 from train import EVALUATION_BATCH, fit
 
 TRAINED = {1: 59, 2: 2485, 3: 2485, 4: 2485, 5: 2486}  # digits: training problems

@@ -7,6 +7,8 @@ records are in results/beyond/any_length/ablations.jsonl.
 import math
 from pathlib import Path
 
+from support import cli, files, studies
+
 import torch
 
 from beyond.any_length import SIZES, train_adder
@@ -17,7 +19,6 @@ from beyond.lengths import make_data
 from beyond.local import LocalTransformer
 from dataset import ORDERS, encode_problems, in_order, shift_right
 from model import Seq2SeqTransformer
-from support import cli, files, studies
 
 TESTED = (1, 2, 3, 5, 6, 8, 10, 20, 40, 100)
 TEST_SIZE = 200

@@ -1,9 +1,10 @@
 """How models beyond the assignment are trained: one recipe for every study."""
 
-from beyond import POSITIONS
-from dataset import ORDERS
 from support import cli, files
 from support.studies import read_records
+
+from beyond import POSITIONS
+from dataset import ORDERS
 from train import TrainingConfig, add_arguments, make_model, sizes_and_config, train
 
 MOVE_AWAY = "move it away, or name another folder with --output-dir"

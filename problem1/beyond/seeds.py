@@ -10,6 +10,8 @@ from functools import partial
 from itertools import accumulate
 from pathlib import Path
 
+from support import cli, files, studies
+
 from beyond.recipes import (
     MOVE_AWAY,
     default_sizes,
@@ -21,7 +23,6 @@ from beyond.recipes import (
 from dataset import ORDERS, AdditionDataset
 from generate_data import ensure_data
 from heads.exhaustive import check_all_pairs
-from support import cli, files, studies
 
 TRAIN_FILE = cli.DATA_DIR / "train.json"
 

@@ -8,12 +8,13 @@ from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
 
+from support import cli, files, plots, studies
+
 from beyond.chains import count_right, problem_classes
 from beyond.recipes import MOVE_AWAY, default_sizes, recipe, refuse_others, train_model
 from dataset import ORDERS, AdditionDataset
 from generate_data import ensure_data
 from heads.exhaustive import MOST_PAIRS, check_all_pairs, count_pairs
-from support import cli, files, plots, studies
 
 SEEDS = {1: 5, 2: 5, 3: 5, 4: 5, 5: 3, 6: 3, 8: 3, 10: 3}  # how many for each number of digits
 CLASS_SIZE = 1000

@@ -6,11 +6,12 @@ results/beyond/right_to_left/ if the units are written first with sinusoidal pos
 a folder of runs/.
 """
 
+from support import cli, files
+
 from beyond import POSITIONS
 from beyond.recipes import recipe, records_folder, train_model
 from dataset import ORDERS, AdditionDataset
 from generate_data import ensure_data
-from support import cli, files
 from train import MOST_SINUSOIDAL, add_arguments, report, sizes_and_config
 
 MOST_LEFT_TO_RIGHT = 5  # digits; with more, some long carries come out wrong

@@ -32,11 +32,12 @@ Shapes in comments: N problems, n digits of a number.
 
 import copy
 
+from support.cli import Progress
+
 import torch
 
 from beyond.chains import draw_chain, draw_nines, draw_random
 from dataset import ORDERS, PLUS_TOKEN, decode_problems, encode_problems, in_order, shift_right
-from support.cli import Progress
 
 AT_ONCE = 250  # problems in a pass
 EXACT_EACH = 50  # of so many problems one is tried in float64 as well

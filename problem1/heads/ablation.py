@@ -6,14 +6,15 @@ Shapes in comments: N problems, H heads, T digits of the sum, D width of one hea
 from itertools import combinations, product
 from math import comb
 
+from support.cli import Progress
+from support.plots import wilson_interval
+
 import torch
 
 from dataset import decode_problems, shift_right
 from heads.carries import carry_pattern, cascade_length
 from heads.examination import Bootstrap
 from heads.sites import all_heads, attention_blocks, head_record, intervening
-from support.cli import Progress
-from support.plots import wilson_interval
 
 METHODS = ("zero", "mean", "resample")
 DRAWS = 16  # of other problems, when outputs are resampled

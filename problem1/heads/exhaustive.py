@@ -3,6 +3,8 @@
 import re
 from concurrent.futures import ThreadPoolExecutor
 
+from support.cli import Progress, UserError
+
 import torch
 
 from dataset import (
@@ -15,7 +17,6 @@ from dataset import (
     to_numbers,
 )
 from heads.carries import carry_pattern, cascade_length
-from support.cli import Progress, UserError
 
 PROBLEM = re.compile(r"([0-9]+)\s*\+\s*([0-9]+)(?:\s*=)?")
 MOST_PAIRS = 10**6

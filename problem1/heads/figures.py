@@ -1,9 +1,10 @@
 """Figures of the head analysis from records; nothing here runs a model or touches the disk."""
 
+from support.plots import BLUE, GREEN, GREY, ORANGE, PINK, RED, new_figure
+
 import numpy as np
 
 from heads.sites import Site
-from support.plots import BLUE, GREEN, GREY, ORANGE, PINK, RED, new_figure
 
 METHOD_COLOURS = {"zero": BLUE, "mean": ORANGE, "resample": GREEN}
 

@@ -10,6 +10,9 @@ Shapes in comments: N pairs of problems, T digits of the sum, n digits of a numb
 from itertools import product
 from typing import NamedTuple
 
+from support.cli import Progress
+from support.plots import wilson_interval
+
 import torch
 
 from dataset import decode_problems, in_order, number_range, to_digits, to_numbers
@@ -17,8 +20,6 @@ from heads.carries import carries_out
 from heads.examination import Examination, encode
 from heads.exhaustive import pair_index
 from heads.sites import Site, site_record
-from support.cli import Progress
-from support.plots import wilson_interval
 
 PAIRS = 1100  # of each condition
 PROBED = 4000  # problems

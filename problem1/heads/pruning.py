@@ -3,13 +3,14 @@
 from itertools import combinations
 from math import comb
 
+from support.cli import Progress
+
 import torch
 
 from heads.ablation import MINIMAL, SMALL
 from heads.examination import margins
 from heads.exhaustive import MOST_PAIRS, check_all_pairs, count_pairs
 from heads.sites import KINDS, ablated, all_heads, attention_blocks, kind_of
-from support.cli import Progress
 
 RANDOM_ORDERS = 20
 LOWEST = 0.5  # exact match at which a removal ends

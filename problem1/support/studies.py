@@ -15,10 +15,10 @@ import time
 import traceback
 from multiprocessing.connection import wait
 
-import torch
-
 from support.cli import HERE, UserError, complain, whole_number
 from support.files import json_bytes, locked, read_json, write_files, write_json
+
+import torch
 
 TRIES = 2  # of a run whose process ends without a record
 

@@ -7,13 +7,13 @@ import os
 from pathlib import Path
 from statistics import median, quantiles
 
+from support import cli, files, plots
+
 import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.profiler import profile
 from torch.utils.benchmark import Timer
-
-from support import cli, files, plots
 
 PRODUCTS = {"aten::mm": 0, "aten::bmm": 0, "aten::addmm": 1}  # name: where its two factors begin
 LENGTHS = (16, 64, 256, 512, 1024, 2048)

@@ -1,5 +1,7 @@
 """Small data, small models, and stand-ins for a model whose answers are known."""
 
+from support import files
+
 import torch
 
 from attention import MultiHeadAttention
@@ -8,7 +10,6 @@ from generate_data import generate
 from heads.carries import carries_out
 from heads.sites import Site
 from model import Seq2SeqTransformer
-from support import files
 from tests.helpers import TemporaryFolder
 
 TRAINING = ("--batch-size", 8, "--dropout", 0.1, "--device", "cpu")

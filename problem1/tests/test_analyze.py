@@ -4,12 +4,13 @@ import json
 import unittest
 from unittest import mock
 
+from support.files import locked, weights_digest, write_json
+
 import analyze
 from dataset import ORDERS
 from heads import figures, interchange, patterns
 from heads.patterns import attention_weights, measure_patterns
 from model import load_model
-from support.files import locked, weights_digest, write_json
 from tests.helpers import command, without_pictures
 from tests.small import SmallData, save, small_model, some_problems
 

@@ -5,6 +5,9 @@ import unittest
 from dataclasses import replace
 from unittest import mock
 
+from support import studies
+from support.files import weights_digest
+
 import torch
 from torch import nn
 
@@ -21,8 +24,6 @@ from dataset import (
     shift_right,
 )
 from model import load_model
-from support import studies
-from support.files import weights_digest
 from tests.helpers import RESULTS, TemporaryFolder, command, studies_in_this_process
 from tests.small import save
 

@@ -2,12 +2,13 @@
 
 from unittest import mock
 
+from support import timing
+
 import torch
 
 from beyond.benchmark import PyTorchTransformer
 from dataset import VOCAB_SIZE
 from model import Seq2SeqTransformer
-from support import timing
 from tests.helpers import TemporaryFolder
 from tests.small import TOLERANCE, some_problems
 from tests.test_attention import copy_attention

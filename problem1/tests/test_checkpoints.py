@@ -3,12 +3,13 @@
 import json
 from unittest import mock
 
+from support.cli import UserError
+from support.files import checkpoint_bytes, weights_digest
+
 import torch
 
 import model as model_module
 from model import EXTRA_STATE, Seq2SeqTransformer, decode_extra_state, load_model
-from support.cli import UserError
-from support.files import checkpoint_bytes, weights_digest
 from tests.helpers import RESULTS, TemporaryFolder
 from tests.small import info, save, small_model
 

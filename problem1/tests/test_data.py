@@ -4,6 +4,9 @@ import hashlib
 import json
 import unittest
 
+from support.cli import UserError
+from support.files import locked
+
 import torch
 from torch.utils.data import DataLoader
 
@@ -24,8 +27,6 @@ from dataset import (
     to_digits,
     to_numbers,
 )
-from support.cli import UserError
-from support.files import locked
 from tests.helpers import command
 from tests.small import SmallData, digits
 

@@ -8,6 +8,9 @@ import re
 import unittest
 from unittest import mock
 
+from support.cli import UserError
+from support.files import WEIGHTS_DIGEST, file_digest, weights_digest, write_json
+
 import torch
 
 from beyond import explore
@@ -18,8 +21,6 @@ from heads.examination import encode
 from heads.exhaustive import all_pairs, pair_index
 from heads.interchange import CONDITIONS, carry_into, column_sums
 from heads.sites import Site, ablated, all_heads, recorded, recorded_outputs
-from support.cli import UserError
-from support.files import WEIGHTS_DIGEST, file_digest, weights_digest, write_json
 from tests.helpers import command, fuzzed_body, serving
 from tests.small import SmallData, digits, save, small_model
 

@@ -5,6 +5,9 @@ import sys
 import unittest
 from unittest import mock
 
+from support import cli
+from support.files import weights_digest
+
 import torch
 from torch import nn
 
@@ -23,8 +26,6 @@ from dataset import (
     shift_right,
 )
 from model import Seq2SeqTransformer, load_model
-from support import cli
-from support.files import weights_digest
 from tests.helpers import HOME, command, without_pictures
 from tests.small import TINY, TOLERANCE, SmallData, digits, save, small_model
 

@@ -7,9 +7,10 @@ import os
 import threading
 from unittest import mock
 
+from support import cli, files
+
 import torch
 
-from support import cli, files
 from tests.helpers import TemporaryFolder
 
 

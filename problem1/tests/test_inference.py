@@ -7,9 +7,10 @@ import threading
 import unittest
 from unittest import mock
 
+from support.files import file_digest
+
 import inference
 from dataset import ORDERS
-from support.files import file_digest
 from tests.helpers import HOME, RESULTS, command
 from tests.small import Oracle, SmallData, info
 

@@ -2,6 +2,9 @@
 
 from unittest import mock
 
+from support import cli, studies
+from support.files import WEIGHTS_DIGEST, file_digest, weights_digest, write_json
+
 import analyze
 from beyond import explore, head_seeds, recipes, seeds, sizes
 from dataset import create_dataloaders
@@ -9,8 +12,6 @@ from generate_data import generate
 from heads.examination import Examination
 from heads.pruning import measure_orders
 from model import load_model
-from support import cli, studies
-from support.files import WEIGHTS_DIGEST, file_digest, weights_digest, write_json
 from tests.helpers import RESULTS, command, without_pictures
 from tests.small import (
     CARRY,

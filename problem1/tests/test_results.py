@@ -3,6 +3,8 @@
 import json
 import unittest
 
+from support.files import WEIGHTS_DIGEST, file_digest, rounded, weights_digest
+
 import torch
 
 from dataset import create_dataloaders, decode_problems, shift_right
@@ -11,7 +13,6 @@ from heads.carries import longest_chain
 from heads.examination import encode
 from heads.exhaustive import all_pairs
 from model import load_model
-from support.files import WEIGHTS_DIGEST, file_digest, rounded, weights_digest
 from tests.helpers import RESULTS, TemporaryFolder
 from train import evaluate
 

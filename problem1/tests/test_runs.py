@@ -15,6 +15,7 @@ from pathlib import Path
 from unittest import mock
 
 from support import cli, files, studies
+
 from tests.helpers import HOME, TemporaryFolder, studies_in_this_process
 
 

@@ -16,6 +16,7 @@ from unittest import mock
 from support import server
 from support.cli import UserError
 from support.server import ADDRESS, LARGEST_BODY, SHARED, Server, read_page, serve
+
 from tests.helpers import HOME, TemporaryFolder, serving
 
 

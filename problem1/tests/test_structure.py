@@ -57,6 +57,14 @@ class Structure(unittest.TestCase):
         self.assertEqual(ours.keys(), theirs.keys())
         self.assertEqual([name for name in ours if ours[name] != theirs[name]], [])
 
+    def test_commands_import_support_before_torch(self):
+        """It says how torch's threads wait, and torch reads that once."""
+        for name in ("generate_data", "train", "analyze", "inference"):
+            text = (HOME / f"{name}.py").read_text(encoding="utf-8")
+            self.assertLess(
+                text.index("from support"), (text + "import torch").index("import torch")
+            )
+
     def test_at_the_door_stand_the_files_of_the_layout_alone(self):
         names = {path.name for path in HOME.iterdir() if not path.name.startswith(".")}
         self.assertEqual(names - IGNORED, DOOR)

@@ -3,14 +3,15 @@
 import unittest
 from unittest import mock
 
+from support import cli, studies
+from support.studies import read_records
+
 import torch
 
 from beyond import head_seeds, lengths, recipes, seeds, sizes
 from beyond.chains import NINES, count_right, draw_chain, draw_nines, problem_classes
 from dataset import ORDERS
 from heads.carries import longest_chain
-from support import cli, studies
-from support.studies import read_records
 from tests.helpers import command, studies_in_this_process, without_pictures
 from tests.small import Oracle, SmallData
 from train import TrainingConfig

@@ -9,10 +9,11 @@ import sys
 import unittest
 from unittest import mock
 
-import torch
-
 from support import cli, plots
 from support.lines import answer_lines, read_lines
+
+import torch
+
 from tests.helpers import HOME, TemporaryFolder, command
 
 

@@ -6,6 +6,9 @@ import json
 import unittest
 from unittest import mock
 
+from support import files
+from support.files import locked, weights_digest
+
 import torch
 from torch.nn import functional as F
 
@@ -19,8 +22,6 @@ from dataset import (
     shift_right,
 )
 from model import load_model
-from support import files
-from support.files import locked, weights_digest
 from tests.helpers import command, without_pictures
 from tests.small import TINY, Oracle, SmallData, small_model
 from train import TrainingConfig, evaluate, focal_loss, learning_rate, score_tokens

@@ -7,6 +7,8 @@ positions of the window that is shown.
 import random
 from functools import lru_cache
 
+from support.cli import UserError
+
 import torch
 
 from beyond.poolings import LowestPooling
@@ -15,7 +17,6 @@ from extrapolation.analysis import classify
 from generate_data import NEGATIVES, draw_sorted
 from model import LONGEST
 from positional_encoding import PositionalEncoding, visualize_positional_encoding
-from support.cli import UserError
 
 KINDS = ("sorted", *NEGATIVES)
 WINDOW = 256  # positions of an attention map

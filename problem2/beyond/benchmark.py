@@ -7,13 +7,14 @@ it on an idle machine.
 import math
 from functools import partial
 
+from support import timing
+
 import torch
 from torch import nn
 
 from dataset import VOCAB_SIZE
 from model import MultiHeadAttention, SortingClassifier, scaled_dot_product_attention
 from positional_encoding import SinusoidalPositionalEncoding
-from support import timing
 from train import TrainingConfig, make_optimizer, train_epoch
 
 ROUNDS = 9

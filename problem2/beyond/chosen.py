@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+from support import cli, files
+
 from beyond.records import read_whole
 from extrapolation.analysis import find_models, read_log
 from model import load_model
-from support import cli, files
 
 
 def add_arguments(parser, only=None):

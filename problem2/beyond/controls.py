@@ -11,6 +11,8 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 
+from support import cli, files, plots, studies
+
 from beyond.order_measures import (
     LENGTH,
     draw_controls,
@@ -26,7 +28,6 @@ from extrapolation.dissection import ABSOLUTE
 from generate_data import TEST_LENGTHS, ensure_data, ensure_test_set
 from model import load_model
 from positional_encoding import REQUIRED
-from support import cli, files, plots, studies
 from train import fit, make_model
 
 RUN = ("encoding", "seed")  # the entries that identify a run

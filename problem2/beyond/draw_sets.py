@@ -6,14 +6,15 @@ Shapes in comments: N sequences, L length.
 import math
 import statistics
 
+from support.cli import UserError
+from support.plots import wilson_interval
+
 import torch
 
 from beyond.counting import CountedModel, counts_suffice
 from beyond.records import accuracy, student
 from extrapolation.analysis import MAIN_KINDS, classify
 from generate_data import NEGATIVES, SEED, draw_sorted, draw_test_sets
-from support.cli import UserError
-from support.plots import wilson_interval
 
 DRAWS = 5
 LONGEST_WHOLE = 4096  # values of a sequence whose attention, L x L for each head, fits in memory

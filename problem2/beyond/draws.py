@@ -8,11 +8,12 @@ need the same draws. Name several folders with --results-dir for models of sever
 import sys
 from pathlib import Path
 
+from support import cli, files, studies
+
 from beyond import chosen
 from beyond.counting import counts_suffice
 from beyond.draw_sets import DRAWS, LONGEST_WHOLE, measure_draws, summarize_draws
 from generate_data import ensure_data, load_splits
-from support import cli, files, studies
 
 MODELS = ("sinusoidal", "learned", "unrestricted")
 # What is measured by default of models whose answers can be counted, and of others: by length, so

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+from support import cli, server
+
 from beyond.answers import Answers
 from extrapolation.analysis import find_models
 from model import load_model
-from support import cli, server
 
 
 def main(arguments=None):

@@ -2,9 +2,10 @@
 
 import math
 
+from support.plots import GREY, new_figure
+
 from beyond.gap_measures import LEVEL, LONGEST_PREDICTED, measured_length, needed
 from extrapolation.figures import LOOKS
-from support.plots import GREY, new_figure
 
 WORDS = {
     "plain": "scores as they are",

@@ -9,6 +9,8 @@ on the model is proved right. What has its line is not measured again. Name seve
 
 from pathlib import Path
 
+from support import cli, files, studies
+
 from beyond import chosen
 from beyond import gap_measures as measures
 from beyond.certificate import bound_holds, prove
@@ -16,7 +18,6 @@ from beyond.draw_sets import DRAWS, draw_sets
 from beyond.gap_figures import plot_gaps
 from beyond.scaling import log_scaling
 from generate_data import GAP_LENGTH, ensure_data, load_splits
-from support import cli, files, studies
 
 SEQUENCES = 400  # of GAP_LENGTH values; on them score gaps are measured and lengths predicted
 LINE = ("encoding", "seed", "scores")  # the entries that identify a line

@@ -7,6 +7,8 @@ from dataclasses import asdict
 from itertools import accumulate
 from pathlib import Path
 
+from support import cli, files, studies
+
 from beyond.records import read_whole
 from dataset import SortingDataset
 from extrapolation import analysis
@@ -14,7 +16,6 @@ from extrapolation.dissection import ABSOLUTE, measure_positions
 from generate_data import TEST_LENGTHS, ensure_data, ensure_test_set
 from model import ModelConfig, load_model
 from positional_encoding import REQUIRED
-from support import cli, files, studies
 from train import TrainingConfig, train
 
 RUN = ("seed", "encoding")  # the entries that identify a run

@@ -9,6 +9,8 @@ import time
 from functools import partial
 from pathlib import Path
 
+from support import cli, files, studies
+
 from beyond import study_figures as plot
 from beyond import study_measures as measures
 from beyond.order_measures import measure_order_in_pooling
@@ -30,7 +32,6 @@ from extrapolation.evaluation import evaluate
 from generate_data import NEGATIVES, TEST_LENGTHS, ensure_data, ensure_test_set
 from model import load_model
 from positional_encoding import REQUIRED
-from support import cli, files, studies
 from train import fit, make_model
 
 STUDY_DIR = cli.RESULTS_DIR / "beyond" / "study"

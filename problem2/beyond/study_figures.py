@@ -4,13 +4,14 @@ import math
 import statistics
 from itertools import product
 
+from support.plots import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY, new_figure
+
 import numpy as np
 
 from beyond.records import accuracy, mean_interval
 from extrapolation.figures import log_lengths
 from model import POOLINGS
 from positional_encoding import ENCODINGS
-from support.plots import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY, new_figure
 
 PALETTE = (BLUE, ORANGE, GREEN, PINK, SKY, RED, GREY)
 MARKS = "os^Dv<>"

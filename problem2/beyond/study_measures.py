@@ -7,6 +7,9 @@ Shapes in comments: N sequences, L length, T queries, S keys, H heads.
 import copy
 import random
 
+from support.cli import Progress
+from support.files import WEIGHTS_DIGEST, weights_digest
+
 import torch
 from torch.nn import functional as F
 
@@ -18,8 +21,6 @@ from dataset import LARGEST_VALUE
 from extrapolation import analysis
 from extrapolation.evaluation import summarize
 from generate_data import SEED, TEST_LENGTHS, one_inversion
-from support.cli import Progress
-from support.files import WEIGHTS_DIGEST, weights_digest
 
 MOST_FAILURES = 50
 LONGER_STILL = (512, 1024)  # lengths that the data folder has no test sets of

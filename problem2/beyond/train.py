@@ -7,10 +7,11 @@ with another encoding.
 
 from pathlib import Path
 
+from support import cli, files
+
 from beyond.variants import RECOMMENDED, UNRESTRICTED, VARIANTS
 from generate_data import ensure_data
 from positional_encoding import ENCODINGS, REQUIRED
-from support import cli, files
 from train import name_stale_records, tell_stale, train
 
 

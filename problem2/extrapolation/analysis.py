@@ -5,6 +5,9 @@ Shapes in comments: N sequences, L length.
 
 from concurrent.futures import ThreadPoolExecutor
 
+from support.cli import UserError
+from support.files import read_json
+
 import torch
 
 from dataset import ExtrapolationDataset
@@ -12,8 +15,6 @@ from extrapolation.evaluation import summarize
 from generate_data import GAP_LENGTH, GAP_SOURCES, NEGATIVES, ensure_test_set
 from model import training_remedy
 from positional_encoding import REQUIRED
-from support.cli import UserError
-from support.files import read_json
 
 MAIN_KINDS = ("swap", "one_inversion")  # the negatives that the findings rest on
 SAMPLED = 400  # sequences of each of the other kinds

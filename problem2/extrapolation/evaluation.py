@@ -1,10 +1,11 @@
 """How well a model tells sorted from unsorted: accuracy with its interval, AUC, sorted share."""
 
+from support.plots import wilson_interval
+
 import torch
 from torch.nn import functional as F
 
 from model import evaluating
-from support.plots import wilson_interval
 
 
 def area_under_curve(scores, labels):

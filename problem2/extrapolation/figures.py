@@ -2,9 +2,9 @@
 
 from itertools import cycle
 
-import numpy as np
-
 from support.plots import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY, new_figure, wilson_interval
+
+import numpy as np
 
 # Colour and marker of each model, then of the others; markers tell curves apart in grey.
 MODEL_LOOKS = {

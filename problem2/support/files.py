@@ -9,9 +9,9 @@ import os
 import warnings
 from contextlib import contextmanager, suppress
 
-import torch
-
 from support.cli import UserError
+
+import torch
 
 try:
     import fcntl

@@ -14,10 +14,10 @@ from http.client import HTTPConnection
 from pathlib import Path
 from unittest import mock
 
-import torch
-
 from support import cli, files, studies
 from support.server import ADDRESS, Server
+
+import torch
 
 HOME = Path(__file__).resolve().parent.parent
 RESULTS = HOME / "results"

@@ -2,12 +2,13 @@
 
 from unittest import mock
 
+from support import files
+
 import torch
 from torch.nn import functional as F
 
 from generate_data import generate
 from model import create_model
-from support import files
 from tests.helpers import TemporaryFolder
 
 EXACT = {"rtol": 0, "atol": 1e-12}  # for float64

@@ -3,6 +3,8 @@
 import json
 from unittest import mock
 
+from support import files
+
 import torch
 
 import analyze
@@ -10,7 +12,6 @@ import inference
 import train
 from model import create_model, load_model
 from positional_encoding import ENCODINGS, PositionalEncoding
-from support import files
 from tests.helpers import command, without_pictures
 from tests.small import SIZES, SMALL, SmallData
 

@@ -7,6 +7,8 @@ import sys
 from dataclasses import replace
 from unittest import mock
 
+from support import files, timing
+
 import torch
 
 import train as required
@@ -14,7 +16,6 @@ from beyond import benchmark, draws, gaps, train
 from beyond.benchmark import PyTorchClassifier
 from beyond.variants import RECOMMENDED, VARIANTS
 from model import SortingClassifier, load_model
-from support import files, timing
 from tests.helpers import HOME, TemporaryFolder, command, without_pictures
 from tests.small import EXACT, SIZES, SmallData
 from tests.test_attention import copy_layer

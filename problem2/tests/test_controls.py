@@ -4,13 +4,14 @@ import random
 from argparse import Namespace
 from dataclasses import replace
 
+from support import files, studies
+
 import torch
 
 from beyond import controls, order_measures
 from beyond.order_measures import CONTROLS, best_threshold
 from beyond.variants import VARIANTS
 from positional_encoding import SinusoidalPositionalEncoding
-from support import files, studies
 from tests.helpers import command, mock, studies_in_this_process
 from tests.small import SIZES, Oracle, SmallData, save
 from tests.small import random as normal

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from unittest import mock
 
+from support.cli import UserError
+
 import torch
 from torch.utils.data import DataLoader
 
@@ -21,7 +23,6 @@ from dataset import (
     data_file,
 )
 from generate_data import GAP_SOURCES, NEGATIVES, TEST_LENGTHS
-from support.cli import UserError
 from tests.helpers import HOME, command
 from tests.small import SmallData
 

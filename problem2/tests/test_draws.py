@@ -4,14 +4,15 @@ import copy
 import math
 from unittest import mock
 
+from support.cli import UserError
+from support.plots import wilson_interval
+
 import torch
 
 from beyond import draw_sets, gap_measures
 from beyond.counting import CountedModel
 from beyond.draw_sets import summarize_draws
 from beyond.records import mean_interval
-from support.cli import UserError
-from support.plots import wilson_interval
 from tests.helpers import TemporaryFolder
 from tests.small import Oracle
 from tests.test_proofs import MARGIN, is_sorted, tiny

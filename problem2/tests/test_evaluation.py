@@ -2,6 +2,8 @@
 
 import unittest
 
+from support.cli import UserError
+
 import torch
 
 from dataset import create_dataloaders
@@ -19,7 +21,6 @@ from extrapolation.analysis import (
 from extrapolation.evaluation import area_under_curve, evaluate, summarize
 from generate_data import NEGATIVES
 from model import create_model
-from support.cli import UserError
 from tests.helpers import TemporaryFolder
 from tests.small import SIZES, Oracle, SmallData, save, small_model
 

@@ -5,6 +5,9 @@ import re
 import unittest
 from unittest import mock
 
+from support import server
+from support.cli import UserError
+
 import torch
 
 from beyond import explore
@@ -13,8 +16,6 @@ from beyond.scaling import ScaledClassifier
 from generate_data import is_sorted
 from model import create_model
 from positional_encoding import visualize_positional_encoding
-from support import server
-from support.cli import UserError
 from tests.helpers import TemporaryFolder, command
 from tests.small import Oracle, save
 

@@ -8,13 +8,14 @@ import sys
 import unittest
 from unittest import mock
 
+from support import files
+from support.cli import UserError
+
 import torch
 
 import inference
 from inference import LONGEST_LINE, parse_sequence
 from model import EXTRA_STATE, LONGEST, MODELS, create_model, load_model
-from support import files
-from support.cli import UserError
 from tests.helpers import HOME, TemporaryFolder, command
 from tests.small import SIZES, Oracle, save
 

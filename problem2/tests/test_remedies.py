@@ -9,6 +9,9 @@ import time
 import unittest
 from unittest import mock
 
+from support import files
+from support.cli import UserError
+
 import analyze
 import generate_data
 import inference
@@ -17,8 +20,6 @@ from beyond import draws, gaps, records, seeds, study
 from dataset import read_sequences
 from extrapolation.analysis import find_models, read_log
 from model import create_model, load_model
-from support import files
-from support.cli import UserError
 from tests.helpers import HOME, RESULTS, command, without_pictures
 from tests.small import SIZES, SMALL, SmallData, save
 

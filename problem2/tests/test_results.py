@@ -7,6 +7,8 @@ import unittest
 from functools import cache
 from pathlib import Path
 
+from support import files, studies
+
 import torch
 
 from beyond import draws, study
@@ -25,7 +27,6 @@ from extrapolation.evaluation import evaluate, summarize
 from generate_data import generate, load_splits
 from model import create_model, load_model
 from positional_encoding import REQUIRED
-from support import files, studies
 from tests.helpers import RESULTS
 
 BEYOND = ("recommended", "unrestricted")

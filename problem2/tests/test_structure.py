@@ -68,6 +68,14 @@ class Structure(unittest.TestCase):
         self.assertEqual(ours.keys(), theirs.keys())
         self.assertEqual([name for name in ours if ours[name] != theirs[name]], [])
 
+    def test_commands_import_support_before_torch(self):
+        """It says how torch's threads wait, and torch reads that once."""
+        for name in ("generate_data", "train", "analyze", "inference"):
+            text = (HOME / f"{name}.py").read_text(encoding="utf-8")
+            self.assertLess(
+                text.index("from support"), (text + "import torch").index("import torch")
+            )
+
     def test_the_door(self):
         self.assertEqual(sorted(path.stem for path in HOME.glob("*.py")), DOOR)
         folders = {path.name for path in HOME.iterdir() if path.is_dir()}

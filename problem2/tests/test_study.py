@@ -5,6 +5,8 @@ import json
 from dataclasses import replace
 from unittest import mock
 
+from support import studies
+
 import torch
 
 from beyond import seeds, study, study_figures
@@ -14,7 +16,6 @@ from beyond.variants import CELLS, GRID_POOLINGS, RECOMMENDED, SCALED_CELLS, VAR
 from dataset import SortingDataset, make_loader
 from model import ModelConfig, create_model
 from positional_encoding import ENCODINGS, REQUIRED
-from support import studies
 from tests.helpers import TemporaryFolder, command, studies_in_this_process, without_pictures
 from tests.small import SIZES, Oracle, SmallData, save
 from train import TrainingConfig

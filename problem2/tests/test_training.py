@@ -5,6 +5,8 @@ import json
 import os
 from unittest import mock
 
+from support import files
+
 import torch
 
 import train
@@ -12,7 +14,6 @@ from dataset import SortingDataset, make_loader
 from generate_data import generate
 from model import create_model, load_model
 from positional_encoding import REQUIRED, LearnedPositionalEncoding
-from support import files
 from tests.helpers import command, without_pictures
 from tests.small import SIZES, SMALL, SmallData
 from train import TrainingConfig, focal_loss, learning_rate, make_optimizer, train_epoch

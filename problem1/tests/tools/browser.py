@@ -12,14 +12,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
+from support.cli import DATA_DIR  # noqa: E402
+from support.server import read_page  # noqa: E402
+
 import torch  # noqa: E402
 
 from beyond.answers import Answers, Subject  # noqa: E402
 from beyond.explore import PAGE, load_subject  # noqa: E402
 from dataset import ORDERS, encode_problems, in_order, shift_right, to_numbers  # noqa: E402
 from heads.sites import ablated, all_heads, recorded  # noqa: E402
-from support.cli import DATA_DIR  # noqa: E402
-from support.server import read_page  # noqa: E402
 from tests.helpers import RESULTS, serving  # noqa: E402
 from tests.small import digits, small_model  # noqa: E402
 from tests.tools.chromium import NARROW, show, take_picture  # noqa: E402

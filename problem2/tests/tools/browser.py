@@ -10,14 +10,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from support.cli import RESULTS_DIR  # noqa: E402
+from support.server import read_page  # noqa: E402
+
 import torch  # noqa: E402
 
 from beyond import explore  # noqa: E402
 from beyond.answers import Answers  # noqa: E402
 from extrapolation.analysis import find_models  # noqa: E402
 from model import load_model  # noqa: E402
-from support.cli import RESULTS_DIR  # noqa: E402
-from support.server import read_page  # noqa: E402
 from tests.helpers import serving  # noqa: E402
 from tests.tools.chromium import NARROW, show, take_picture  # noqa: E402
 

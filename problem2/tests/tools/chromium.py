@@ -9,6 +9,7 @@ import unittest
 from html.parser import HTMLParser
 
 from support.server import ADDRESS
+
 from tests.helpers import RESULTS
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")

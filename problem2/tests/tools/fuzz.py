@@ -25,6 +25,8 @@ from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from support import cli, files  # noqa: E402
+
 import torch  # noqa: E402
 
 import analyze  # noqa: E402
@@ -34,7 +36,6 @@ import inference  # noqa: E402
 import train  # noqa: E402
 from model import EXTRA_STATE, create_model  # noqa: E402
 from positional_encoding import ENCODINGS, REQUIRED  # noqa: E402
-from support import cli, files  # noqa: E402
 from tests.helpers import command, record_robustness  # noqa: E402
 from tests.small import save  # noqa: E402
 

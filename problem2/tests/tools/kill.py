@@ -21,12 +21,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from support import cli, files  # noqa: E402
+
 import torch  # noqa: E402
 
 import analyze  # noqa: E402
 import generate_data  # noqa: E402
 import train  # noqa: E402
-from support import cli, files  # noqa: E402
 from tests.helpers import record_robustness  # noqa: E402
 from tests.small import SMALL  # noqa: E402
 
