@@ -18,6 +18,7 @@ from dataset import (
     SPLITS,
     VOCAB_SIZE,
     create_dataloaders,
+    decode_problems,
     padding_mask,
     shift_right,
 )
@@ -36,6 +37,7 @@ class TrainingConfig:
     `warmup` is the share of all steps in which the learning rate rises from 0 to `lr`; it then
     falls to 0 along half a cosine. `weight_decay` is for linear layers and embeddings, not for
     biases and norms. `focus` is the exponent of `focal_loss`. `clip_norm` bounds the gradient.
+    `exchange` is the probability of `exchange_operands`.
     """
 
     epochs: int = 22
@@ -48,6 +50,7 @@ class TrainingConfig:
     beta2: float = 0.999
     focus: float = 2.0
     clip_norm: float = 1.0
+    exchange: float = 0.5
 
 
 def learning_rate(step, total_steps, config):
@@ -92,6 +95,17 @@ def focal_loss(logits, target, focus):
     return (weights / weights.mean() * losses).mean(), plain.mean()
 
 
+def exchange_operands(source, probability):
+    """Sources `[B, 2n + 1]` in which each problem a + b is, with this probability, b + a.
+
+    The sum is the same. So one training problem shows both of its orders in time.
+    """
+    a, b = decode_problems(source)
+    n = a.size(1)
+    exchanged = torch.cat([b, source[:, n : n + 1], a], dim=1)
+    return torch.where(torch.rand(len(source), 1) < probability, exchanged, source)
+
+
 def score_tokens(predicted, target):
     """Right tokens, all tokens and exact matches of `predicted [B, T]`, padding left out.
 
@@ -124,7 +138,8 @@ def train_epoch(model, loader, optimizer, config, epoch):
             group["lr"] = lr
 
         # The decoder reads the right answer, shifted by the start token, and predicts it.
-        source, target = batch["input"].to(device), batch["target"].to(device)
+        source = exchange_operands(batch["input"], config.exchange).to(device)
+        target = batch["target"].to(device)
         logits = model(source, shift_right(target), padding_mask(source))
         loss, plain = focal_loss(logits, target, config.focus)
         if not torch.isfinite(loss):

@@ -1,8 +1,8 @@
 """Train with several seeds, and try every pair of numbers: results/beyond/seeds.jsonl.
 
-With --order right-to-left the records are in results/beyond/right_to_left/. With another --focus or
-number of --epochs they are in seeds_focus_X.jsonl or seeds_epochs_X.jsonl: controls of these
-choices.
+With --order right-to-left the records are in results/beyond/right_to_left/. With another --focus,
+--exchange or number of --epochs they are in a file of that name, such as seeds_focus_0.jsonl:
+controls of these choices.
 """
 
 from dataclasses import asdict, replace
@@ -76,6 +76,12 @@ def main(arguments=None):
         help="exponent of the focal loss; 0 is plain cross-entropy",
     )
     parser.add_argument(
+        "--exchange",
+        type=cli.probability,
+        default=recipe(ORDERS[0], "sinusoidal").exchange,
+        help="probability that a training problem is shown with its operands exchanged",
+    )
+    parser.add_argument(
         "--epochs",
         type=cli.whole_number(1),
         default=None,
@@ -91,9 +97,10 @@ def main(arguments=None):
 
     # The file's name tells which setting differs from the recipe.
     default = recipe(args.order, "sinusoidal")
-    config = replace(default, focus=args.focus, epochs=args.epochs or default.epochs)
+    given = {"focus": args.focus, "exchange": args.exchange}
+    config = replace(default, epochs=args.epochs or default.epochs, **given)
     name = "seeds"
-    for setting in ("focus", "epochs"):
+    for setting in ("focus", "exchange", "epochs"):
         if getattr(config, setting) != getattr(default, setting):
             name += f"_{setting}_{getattr(config, setting):g}"
     path = (args.output_dir or records_folder(args.order)) / f"{name}.jsonl"

@@ -18,13 +18,22 @@ from dataset import (
     PAD_TOKEN,
     AdditionDataset,
     create_dataloaders,
+    decode_problems,
+    encode_problems,
     in_order,
     shift_right,
 )
 from model import load_model
 from tests.helpers import command, without_pictures
 from tests.small import TINY, Oracle, SmallData, small_model
-from train import TrainingConfig, evaluate, focal_loss, learning_rate, score_tokens
+from train import (
+    TrainingConfig,
+    evaluate,
+    exchange_operands,
+    focal_loss,
+    learning_rate,
+    score_tokens,
+)
 
 
 class Loss(unittest.TestCase):
@@ -70,6 +79,27 @@ class Loss(unittest.TestCase):
         self.assertEqual({p.dim() for p in others["params"]}, {1})
         both = len(decayed["params"]) + len(others["params"])
         self.assertEqual(both, len(list(model.parameters())))
+
+
+class Exchange(unittest.TestCase):
+    source, target = encode_problems(*torch.arange(60).view(10, 2, 3).remainder(10).unbind(1))
+
+    def test_some_operands_are_exchanged_and_the_sum_stays(self):
+        torch.manual_seed(0)
+        shown = exchange_operands(self.source, 0.5)
+        exchanged = (shown != self.source).any(dim=1)
+        self.assertTrue(0 < exchanged.sum() < 10)
+        a, b = decode_problems(shown)
+        self.assertTrue(encode_problems(b, a)[0][exchanged].equal(self.source[exchanged]))
+        self.assertTrue(encode_problems(a, b)[1].equal(self.target))
+
+    def test_the_draw_follows_the_seed_and_zero_exchanges_none(self):
+        drawn = []
+        for _ in range(2):
+            torch.manual_seed(1)
+            drawn.append(exchange_operands(self.source, 0.5))
+        self.assertTrue(drawn[0].equal(drawn[1]))
+        self.assertTrue(exchange_operands(self.source, 0.0).equal(self.source))
 
 
 class Scores(SmallData):
