@@ -13,7 +13,7 @@ import torch
 from dataset import AdditionDataset, to_digits
 from generate_data import ensure_data
 from heads import figures
-from heads.ablation import study_ablation
+from heads.ablation import VERDICTS, study_ablation
 from heads.examination import Examination, choose_problems
 from heads.exhaustive import parse_problem
 from heads.interchange import study_carry
@@ -102,29 +102,25 @@ def analyze(model, args, output_dir):
     draw("ablation_breakdown", figures.plot_breakdown(of_set["stratified"]))
     draw("rank_correlation", figures.plot_rank_correlation(importance["rank_correlation"]))
     verdicts = list(ablation["verdicts"].values())
-    names = ("critical", "redundant", "depends on the method")
-    done(f"ablation: {', '.join(f'{verdicts.count(name)} {name}' for name in names)}")
+    done(f"ablation: {', '.join(f'{verdicts.count(name)} {name}' for name in VERDICTS)}")
     pairs = losses["pairs"]["pairs"]
     backups = sum(record["backup"] for record in pairs)
     done(f"pairs of heads: {backups} of {len(pairs)} cost more together than apart")
 
     # 4. Pruning: heads that are redundant alone may stand in for each other. So remove many at
-    # once, and count how many can go before answers are lost.
+    # once, with zeros or with their means in their place, and count how many can go before answers
+    # are lost.
     ranking = importance["ranking"]
-    pruning = study_pruning(choosing, reporting, stratified, ranking, sets.training)
+    pruning = study_pruning(choosing, reporting, stratified, ranking, sets)
     pruning = files.rounded(pruning)
     save("pruning", pruning)
     draw("pruning", figures.plot_pruning(pruning["orders"], pruning["subsets"]))
-    greedy, pruned = pruning["orders"][0], pruning["pruned_model"]
-    removed = greedy["prunable_1_point"]
-    lost = greedy["exact_match"][0] - greedy["exact_match"][removed]
-    done(
-        f"pruning: greedy removal of {removed} of {pruning['heads']} heads, chosen on one half of "
-        f"the test problems, costs {lost:.2%} on the other"
-    )
-    if pruned:
-        right = 1 - pruned["errors"] / pruned["pairs"]
-        done(f"the pruned model answers {right:.2%} of all {pruned['pairs']:,} pairs")
+    for pruned in pruning["pruned_models"]:
+        done(
+            f"pruning by {pruned['method']}: {len(pruned['removed'])} of {pruning['heads']} heads "
+            f"removed, {pruned['exact_match']:.2%} of the other half of the test problems right, "
+            f"{pruned['errors']:,} of {pruned['pairs']:,} unseen problems wrong"
+        )
 
     # 5. Carry: a site holds the carry if its output, moved from another problem, changes the
     # answer to exactly the digits that the other problem's carry implies.
@@ -132,8 +128,7 @@ def analyze(model, args, output_dir):
     save("carry", carry)
     if carry["sites"]:
         draw("carry_sites", figures.plot_sites(carry["sites"]))
-        found = [record for record in carry["sets"] if record["heads_only"]]
-        routes = [record for record in found if record["searched_on"][0] == "carry"]
+        routes = [record for record in carry["sets"] if record["searched_on"][0] == "carry"]
         draw("carry_route", figures.plot_route(routes, maps["heads"]))
     for record in carry["sets"]:
         scores = record["conditions"].items()
@@ -197,7 +192,7 @@ def parse_arguments(arguments):
         ("--data-dir", Path, cli.DATA_DIR, "folder of the problems; made if empty"),
         ("--results-dir", Path, None, "folder of the model (default: its own, or results/)"),
         ("--output-dir", Path, None, "folder for pictures and records (default: --results-dir)"),
-        ("--batch-size", positive, 512, "problems in one pass"),
+        ("--batch-size", positive, None, "problems in one pass (default: what suits the device)"),
         ("--num-samples", cli.whole_number(2), None, samples),
         ("--device", str, None, "cpu, cuda or mps; by default the best one present"),
     ]:

@@ -26,11 +26,11 @@ from dataset import (
     to_numbers,
 )
 from generate_data import ensure_data
+from heads import batches
 from heads.exhaustive import PROBLEM, check_all_pairs, parse_problem
 from model import load_model
 
 BETWEEN_PROBLEMS = re.compile(r"(?<=[0-9=])\s+(?=[0-9])")
-AT_ONCE = 512  # problems in one pass
 LONGEST_LINE = 1000
 ANY_LENGTH = cli.RESULTS_DIR / "beyond" / "any_length" / "best_model.pth"
 MOST_DIGITS = 10_000  # of a number of any length
@@ -40,14 +40,17 @@ SHOWN = [(347, 159), (507, 159), (123, 456), (657, 348), (663, 497), (999, 999)]
 def answer(model, problems):
     """The model's sums, one string each, for a list of pairs of numbers."""
     info, device = model.training_info, next(model.parameters()).device
-    n, strings = info["num_digits"], []
-    for part in torch.tensor(problems, dtype=torch.long).reshape(-1, 2).split(AT_ONCE):
-        a, b = (to_digits(numbers, n) for numbers in part.unbind(1))  # [N, n] each
+    n = info["num_digits"]
+
+    def generate(model, numbers):
+        a, b = (to_digits(each, n) for each in numbers.unbind(1))  # [B, n] each
         source, target = encode_problems(a, b)
-        predicted = in_order(model.generate(source.to(device), target.size(1)), info["order"])
-        for row in predicted.tolist():
-            strings.append(as_text(row))
-    return strings
+        return in_order(model.generate(source, target.size(1)), info["order"])  # [B, T]
+
+    numbers = torch.tensor(problems, dtype=torch.long, device=device).reshape(-1, 2)
+    models = [model] * batches.threads(device)
+    parts = batches.in_batches(generate, models, batches.split(numbers))
+    return [as_text(row) for part in parts for row in part.tolist()]
 
 
 def as_text(tokens):
@@ -220,8 +223,10 @@ def main(arguments=None):
 
     # Answer what was asked: lines of input,
     if args.stdin:
+        device = next(model.parameters()).device
+        at_once = batches.threads(device) * batches.batch_size(device)
         answers = partial(answer_lines_of_text, model)
-        all_good = answer_lines(sys.stdin.buffer, sys.stdout, LONGEST_LINE, AT_ONCE, answers)
+        all_good = answer_lines(sys.stdin.buffer, sys.stdout, LONGEST_LINE, at_once, answers)
         return 0 if all_good else 1
 
     # or the problems on the command line.

@@ -28,7 +28,7 @@ from heads.interchange import (
 from heads.sites import ablated, all_heads, axis_labels, recorded, site_record, source_labels
 
 COUNTED = 1000
-FOUND = ("column", "searched_on", "heads_only", "sites")
+FOUND = ("column", "searched_on", "sites")
 OFFERED = ("carry", CONTROL, "other digits", NINES)
 
 

@@ -52,13 +52,13 @@ def plot_seeds(records):
     curves, bars = figure.subplots(1, 2, width_ratios=[1, 1.6])
     colours = plots.BLUE, plots.ORANGE, plots.GREEN, plots.RED, plots.GREY
     for record, colour, marker in zip(records, cycle(colours), cycle("os^DvPX")):
-        label = f"seed {record['seed']}"
-        curves.plot(
-            record["greedy"]["exact_match"], color=colour, marker=marker, markersize=4, label=label
-        )
+        look = {"color": colour, "marker": marker, "markersize": 4}
+        for order, style in zip(record["orders"], ("--", "-")):
+            label = f"seed {record['seed']}" if style == "-" else None
+            curves.plot(order["exact_match"], style, label=label, **look)
     curves.axhline(0.99, color=plots.GREY, linewidth=0.6, linestyle=":")
     curves.set(ylabel="exact match on test problems", ylim=(0.4, 1.02), title="Greedy removal")
-    curves.set_xlabel("heads removed (output zero)")
+    curves.set_xlabel("heads removed (solid: means in their place, dashed: zeros)")
     curves.legend(fontsize=8, loc="lower left")
     curves.xaxis.get_major_locator().set_params(integer=True)
 
@@ -67,7 +67,7 @@ def plot_seeds(records):
         (found["column"], record["seed"], found)
         for record in records
         for found in record["sets"]
-        if found["heads_only"] and found["searched_on"][0] == "carry"
+        if found["searched_on"][0] == "carry"
     ]
     sets.sort(key=lambda item: item[:2])
     for number, (condition, colour, meaning) in enumerate(

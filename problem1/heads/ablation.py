@@ -12,12 +12,14 @@ from support.plots import wilson_interval
 import torch
 
 from dataset import decode_problems, shift_right
+from heads import batches
 from heads.carries import carry_pattern, cascade_length
 from heads.examination import Bootstrap
 from heads.sites import all_heads, attention_blocks, head_record, intervening
 
 METHODS = ("zero", "mean", "resample")
-DRAWS = 16  # of other problems, when outputs are resampled
+VERDICTS = ("critical", "intermediate", "constant", "misleading", "redundant")
+DRAWS = 4  # of other problems, when outputs are resampled
 MINIMAL, SMALL = 0.01, 0.05  # losses of exact match: one point, five points
 BACKUP_LEVEL = 0.05  # the chance of calling any pair of heads a backup wrongly
 
@@ -34,6 +36,7 @@ def study_ablation(test, stratified):
         "baseline": {"test": baseline(test), "stratified": baseline(stratified)},
         "records": on_test + on_stratified,
         "verdicts": verdicts(on_test),
+        "undecided": undecided(on_test),
         "prunable_alone": prunable_alone(on_test),
     }
     return {
@@ -53,22 +56,23 @@ def baseline(examination):
     return record | {"margin": clean.margin.mean().item()}
 
 
-def replacements(examination, method, block):
-    """What takes the outputs `[N, H, T, D]` of a block in a method of ablation: an entry a draw.
+def replacements(examination, method, blocks):
+    """What takes the outputs of blocks in a method of ablation: `{block: [N, H, T, D]}` a draw.
 
     zero: nothing (None). mean: the mean over the problems, at each position. resample: the outputs
     in other problems of the set, drawn at random (by rotation of a random order, so that no problem
     keeps its own).
     """
-    value = examination.outputs[block]
+    outputs = {block: examination.outputs[block] for block in blocks}
     if method == "zero":
         return [None]
     if method == "mean":
-        return [value.mean(dim=0, keepdim=True)]
-    drawn = []
+        return [{block: value.mean(dim=0, keepdim=True) for block, value in outputs.items()}]
+    drawn, n = [], len(examination.source)
     for seed in range(DRAWS):
-        order = torch.randperm(len(value), generator=torch.Generator().manual_seed(seed))
-        drawn.append(value[order.roll(1)[order.argsort()]])
+        order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+        other = order.roll(1)[order.argsort()]
+        drawn.append({block: value[other] for block, value in outputs.items()})
     return drawn
 
 
@@ -87,15 +91,19 @@ def measure_ablation(examination, name):
 
     def by_class(match, classes, form):
         """The change of exact match in each class of the problems, with how many there are."""
-        masks = {format(key, form): classes == key for key in classes.unique().tolist()}
-        counts = {name: {"n": int(mask.sum())} for name, mask in masks.items()}
-        return {name: counts[name] | bootstrap.summary(match, masks[name]) for name in masks}
+        keys, counts = classes.unique(return_counts=True)
+        names = [{"n": n} for n in counts.tolist()]
+        summaries = bootstrap.by_class(match, (classes.unsqueeze(1) == keys).float())
+        return {
+            format(key, form): n | summary
+            for key, n, summary in zip(keys.tolist(), names, summaries)
+        }
 
     progress, records = Progress("ablations", len(heads) * len(METHODS)), []
     for method, site in product(METHODS, heads):
         drawn = [
-            examination.answer([site], None if value is None else {site.block: value})
-            for value in replacements(examination, method, site.block)
+            examination.answer([site], outputs)
+            for outputs in replacements(examination, method, [site.block])
         ]
         match = [answers.matches.float() - clean.matches.float() for answers in drawn]
         digits = [answers.right.float() - clean.right.float() for answers in drawn]
@@ -126,16 +134,34 @@ def verdicts(records):
     """Each head's verdict, from the records of `measure_ablation` on one set.
 
     `critical`: 5 points or more lost by every method. `redundant`: less than 1 by every method.
-    `depends on the method`: all others.
+    `constant`: 1 or more by zero alone, so that the head's mean does what the head does.
+    `misleading`: 1 or more by resampling alone, so that the head does harm if it is wrong, and no
+    harm if it is silent. `intermediate`: all others.
     """
-    by_method = [losses(records, method) for method in METHODS]
+    zeros, means, others = (losses(records, method) for method in METHODS)
 
-    def verdict(values):
-        if min(values) >= SMALL:
+    def verdict(zero, mean, other):
+        if min(zero, mean, other) >= SMALL:
             return "critical"
-        return "redundant" if max(values) < MINIMAL else "depends on the method"
+        if max(mean, other) < MINIMAL:
+            return "redundant" if zero < MINIMAL else "constant"
+        return "misleading" if max(zero, mean) < MINIMAL else "intermediate"
 
-    return {head: verdict([each[head] for each in by_method]) for head in by_method[0]}
+    return {head: verdict(zeros[head], means[head], others[head]) for head in zeros}
+
+
+def undecided(records):
+    """The heads that another set of problems might judge otherwise.
+
+    By some method the interval of their loss holds a limit, one point or five.
+    """
+    close = [
+        record["head"]
+        for record in records
+        for low, high in [record["exact_match_change"]["interval"]]
+        if any(low <= -limit <= high for limit in (MINIMAL, SMALL))
+    ]
+    return list(dict.fromkeys(close))
 
 
 def prunable_alone(records):
@@ -157,7 +183,7 @@ def gradient_importance(examination):
     """
     model, blocks = examination.model, attention_blocks(examination.model)
     total = dict.fromkeys(blocks, 0)
-    for rows in examination.rows().split(examination.batch_size):
+    for rows in batches.split(examination.rows(), examination.batch_size):
         source, target = examination.source[rows], examination.target[rows]
         gates = {
             block: source.new_ones(len(rows), module.num_heads, 1, 1).float().requires_grad_()

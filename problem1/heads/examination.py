@@ -8,7 +8,9 @@ from typing import NamedTuple
 
 import torch
 
+from attention import create_causal_mask
 from dataset import decode_problems, encode_problems, in_order, number_range, shift_right, to_digits
+from heads import batches
 from heads.carries import carry_pattern, cascade_length
 from heads.exhaustive import MOST_PAIRS, all_pairs, count_pairs, pair_index
 from heads.sites import ablated, recorded_outputs, target_labels
@@ -64,7 +66,7 @@ def unseen_pairs(excluded):
     n = excluded.size(1) // 2
     generator = torch.Generator().manual_seed(0)
     if count_pairs(n) <= MOST_PAIRS:
-        a, b = all_pairs(n, 0, count_pairs(n))
+        a, b = all_pairs(n)
         shuffled = torch.randperm(len(a), generator=generator)
         a, b = a[shuffled], b[shuffled]
     else:
@@ -104,82 +106,141 @@ class Answers(NamedTuple):
 
 
 class Examination:
-    """A model, in evaluation mode, and a set of problems, `batch_size` of them in one pass.
+    """A model, in evaluation mode, and a set of problems.
+
+    The undisturbed model is run once, with teacher forcing. What is in front of the first layer
+    that an intervention changes is taken from that run.
+
+    Args:
+        model: the model.
+        source, target: tokens of the problems, `[N, S]` and `[N, T]`.
+        batch_size: problems in one pass; None: as `heads.batches` says.
 
     Attributes:
-        source, target: tokens of the problems, `[N, S]` and `[N, T]`.
         labels: of the target's positions.
-        outputs: `{block: [N, H, T, D]}` of the undisturbed model, with teacher forcing.
+        outputs: `{block: [N, H, T, D]}` of the undisturbed model.
         clean: the undisturbed model's `Answers`.
     """
 
-    def __init__(self, model, source, target, batch_size=512):
+    def __init__(self, model, source, target, batch_size=None):
         device = next(model.parameters()).device
-        self.model, self.batch_size = model, batch_size
+        self.models, self.batch_size = batches.copies(model), batch_size
         self.source, self.target = source.to(device), target.to(device)
         self.labels = list(target_labels(source.size(1) // 2, model.training_info["order"]))
-        memory = []
+        inputs, mask = {}, create_causal_mask(target.size(1), device)
+
+        def keep(stack, layer, x):
+            inputs.setdefault((stack, layer), []).append(x)
+
         with recorded_outputs(model) as kept, torch.no_grad():
-            for rows in self.rows().split(batch_size):
-                memory.append(model.encode(self.source[rows]))
-                model.decode(shift_right(self.target[rows]), memory[-1])
-        self.memory = torch.cat(memory)  # [N, S, d_model]
+            for rows in self.rows().split(batch_size or batches.batch_size(device)):
+                x = model.embed(self.source[rows])  # [B, S, d_model]
+                for number, layer in enumerate(model.encoder_layers):
+                    keep("encoder", number, x)
+                    x = layer(x)
+                keep("encoder", len(model.encoder_layers), x)
+                memory = model.encoder_norm(x)
+                x = model.embed(shift_right(self.target[rows]))  # [B, T, d_model]
+                for number, layer in enumerate(model.decoder_layers):
+                    keep("decoder", number, x)
+                    x = layer(x, memory, None, mask)
+                keep("decoder", len(model.decoder_layers), x)
+        self.inputs = {place: torch.cat(parts) for place, parts in inputs.items()}
         self.outputs = {block: torch.cat(parts) for block, parts in kept.items()}
         self.clean = self.answer()
+
+    @property
+    def model(self):
+        """The model examined."""
+        return self.models[0]
 
     def rows(self):
         """The indices of all problems, `[N]`."""
         return torch.arange(len(self.source), device=self.source.device)
 
-    @torch.no_grad()
-    def logits(self, rows, tokens, sites=(), outputs=None):
-        """Logits `[B, T, vocab_size]` of the problems `rows [B]` after the tokens `[B, T]`.
+    def run(self, model, rows, sites, outputs, tokens=None, memory=None):
+        """Logits `[B, T, vocab_size]` of the problems `rows [B]`, and the encoder's output.
 
         The outputs at `sites` are replaced by `outputs`, or by zeros (see `heads.sites.ablated`).
+        The decoder reads `tokens [B, T]`, by default the right digits. `memory` is the encoder's
+        output if an earlier run with the same sites has it.
         """
-        outputs = outputs and {site.block: outputs[site.block] for site in sites}
-        in_encoder = any(site.block.startswith("encoder") for site in sites)
-        parts = []
-        for part, before in zip(rows.split(self.batch_size), tokens.split(self.batch_size)):
-            here = outputs and {
-                block: value if len(value) == 1 else value[part] for block, value in outputs.items()
-            }
-            with ablated(self.model, sites, here):
-                encode = self.model.encode
-                memory = encode(self.source[part]) if in_encoder else self.memory[part]
-                hidden = self.model.decode(shift_right(before), memory)  # [B, T, d_model]
-                parts.append(self.model.output_projection(hidden))
-        return torch.cat(parts)
+        starts = {}  # in each stack the layer before which nothing is changed
+        for stack, layers in (("encoder", model.encoder_layers), ("decoder", model.decoder_layers)):
+            places = [site.block.split(".") for site in sites]
+            changed = [int(layer) for name, layer, _ in places if name == stack]
+            starts[stack] = min(changed, default=len(layers))
+        first = starts["encoder"]
+        if tokens is not None or first < len(model.encoder_layers):
+            starts["decoder"] = 0
+        here = outputs and {
+            site.block: value if len(value) == 1 else value[rows]
+            for site in sites
+            for value in [outputs[site.block]]
+        }
+        with ablated(model, sites, here):
+            if memory is None:
+                x = self.inputs["encoder", first][rows]  # [B, S, d_model]
+                for layer in model.encoder_layers[first:]:
+                    x = layer(x)
+                memory = model.encoder_norm(x)
+            first = starts["decoder"]
+            if tokens is None:
+                x = self.inputs["decoder", first][rows]  # [B, T, d_model]
+            else:
+                x = model.embed(shift_right(tokens))
+            mask = create_causal_mask(x.size(1), x.device)
+            for layer in model.decoder_layers[first:]:
+                x = layer(x, memory, None, mask)
+            return model.output_projection(model.decoder_norm(x)), memory
+
+    def in_batches(self, function, rows):
+        """The results of `function(model, part)` for the parts of `rows`, joined: a tuple."""
+        parts = batches.split(rows, self.batch_size)
+        results = list(batches.in_batches(function, self.models, parts))
+        return tuple(map(torch.cat, zip(*results)))
+
+    def logits(self, sites=(), outputs=None):
+        """Logits `[N, T, vocab_size]` with teacher forcing and with outputs replaced."""
+        return self.in_batches(
+            lambda model, rows: self.run(model, rows, sites, outputs)[:1], self.rows()
+        )[0]
 
     def matches(self, sites=(), outputs=None):
         """Whether every digit of each answer is right, `[N]`, with outputs replaced.
 
         One pass with teacher forcing decides it (see `heads.exhaustive.check_all_pairs`).
         """
-        predicted = self.logits(self.rows(), self.target, sites, outputs).argmax(dim=-1)
-        return (predicted == self.target).all(dim=1)
+        return (self.logits(sites, outputs).argmax(dim=-1) == self.target).all(dim=1)
 
-    def answer(self, sites=(), outputs=None, rows=None):
+    def answer(self, sites=(), outputs=None, rows=None, guess=None):
         """The model's `Answers` to the problems `rows` (None: all), with outputs replaced.
 
         All positions of a pass are decoded at once: the first pass reads the right digits, each
         later pass those of the pass before it (Jacobi decoding: Santilli et al. 2023,
         arXiv:2305.10427). A causal decoder's pass number t fixes digit t, so T passes give what
-        decoding digit by digit gives. An answer that no longer changes is ready earlier.
+        decoding digit by digit gives. An answer that no longer changes is ready earlier. A `guess
+        [N, T]` of all answers is read by the second pass: if it is good, there is no third.
         """
+
+        def answer(model, rows):
+            target = self.target[rows]
+            forced, memory = self.run(model, rows, sites, outputs)
+            tokens = forced.argmax(dim=-1)
+            pending = (tokens != target).any(dim=1).nonzero().flatten()
+            read = tokens[pending] if guess is None else guess[rows[pending]]
+            for _ in range(target.size(1) - (guess is None)):
+                if not len(pending):
+                    break
+                said, _ = self.run(model, rows[pending], sites, outputs, read, memory[pending])
+                said = said.argmax(dim=-1)
+                unsettled = (said != read).any(dim=1)
+                tokens[pending] = said
+                pending, read = pending[unsettled], said[unsettled]
+            return tokens, tokens == target, forced, margins(forced, target)
+
         rows = self.rows() if rows is None else rows.to(self.source.device)
-        target = self.target[rows]
-        forced = self.logits(rows, target, sites, outputs)
-        tokens = forced.argmax(dim=-1)
-        pending = (tokens != target).any(dim=1).nonzero().flatten()
-        for _ in range(target.size(1) - 1):
-            if not len(pending):
-                break
-            said = self.logits(rows[pending], tokens[pending], sites, outputs).argmax(dim=-1)
-            unsettled = (said != tokens[pending]).any(dim=1)
-            tokens[pending] = said
-            pending = pending[unsettled]
-        return Answers(tokens, tokens == target, forced, margins(forced, target))
+        return Answers(*self.in_batches(answer, rows))
 
 
 def margins(logits, target):
@@ -202,18 +263,26 @@ class Bootstrap:
         ones = torch.ones(RESAMPLES, n)
         self.counts = torch.zeros(RESAMPLES, n).scatter_add_(1, drawn, ones)  # [resamples, n]
 
-    def summary(self, values, mask=None):
+    def summary(self, values):
         """`{"mean": ..., "interval": [low, high]}` of `values [N]` or `[N, R]`, R draws a problem.
 
-        Over the problems of `mask [N]` alone if given. Draws are resampled as problems are, so that
-        the interval holds the chance of both.
+        Draws are resampled as problems are, so that the interval holds the chance of both.
         """
-        counts = self.counts if mask is None else self.counts[:, mask]
-        values = values.float() if mask is None else values[mask].float()
-        values = values.unsqueeze(1) if values.dim() == 1 else values
-        means = counts @ values / counts.sum(dim=1, keepdim=True).clamp(min=1)
+        (summary,) = self.by_class(values, torch.ones(len(values), 1))
+        return summary
+
+    def by_class(self, values, classes):
+        """A `summary` of the values in each class: `classes [N, C]` has 1 for its problems."""
+        values = values.float().view(len(values), 1, -1)  # [N, 1, R]
+        sizes = self.counts @ classes  # [resamples, C]
+        sums = self.counts @ (values * classes.unsqueeze(2)).flatten(1)
+        means = sums.view(*sizes.shape, -1) / sizes.clamp(min=1).unsqueeze(2)  # [resamples, C, R]
         generator = torch.Generator().manual_seed(0)
-        draws = torch.randint(means.size(1), means.shape, generator=generator)
-        means = means.gather(1, draws).mean(dim=1)  # [resamples]
-        interval = torch.quantile(means, torch.tensor([0.025, 0.975])).tolist()
-        return {"mean": values.mean().item(), "interval": interval}
+        draws = torch.randint(means.size(2), (RESAMPLES, means.size(2)), generator=generator)
+        means = means.gather(2, draws.unsqueeze(1).expand_as(means)).mean(dim=2)
+        intervals = torch.quantile(means, torch.tensor([0.025, 0.975]), dim=0).T.tolist()
+        whole = (values.mean(dim=2) * classes).sum(dim=0) / classes.sum(dim=0)
+        return [
+            {"mean": mean, "interval": interval}
+            for mean, interval in zip(whole.tolist(), intervals)
+        ]

@@ -1,7 +1,6 @@
 """All problems of n digits: reading one, listing all, and a model checked on all of them."""
 
 import re
-from concurrent.futures import ThreadPoolExecutor
 
 from support.cli import Progress, UserError
 
@@ -16,12 +15,12 @@ from dataset import (
     to_digits,
     to_numbers,
 )
+from heads import batches
 from heads.carries import carry_pattern, cascade_length
 
 PROBLEM = re.compile(r"([0-9]+)\s*\+\s*([0-9]+)(?:\s*=)?")
 MOST_PAIRS = 10**6
 LISTED_ERRORS = 1_000
-BATCH_SIZE = 256
 
 
 def parse_problem(text, n):
@@ -52,10 +51,10 @@ def count_pairs(n):
     return (high - low + 1) ** 2
 
 
-def all_pairs(n, start, end):
-    """Pairs number `start` to `end - 1` of all pairs in order: digits `a [N, n]`, `b [N, n]`."""
+def all_pairs(n):
+    """All pairs of numbers of n digits, in order: digits `a [N, n]`, `b [N, n]`."""
     low, high = number_range(n)
-    index, count = torch.arange(start, end), high - low + 1
+    index, count = torch.arange(count_pairs(n)), high - low + 1
     return to_digits(low + index // count, n), to_digits(low + index % count, n)
 
 
@@ -65,17 +64,36 @@ def pair_index(a, b):
     return (to_numbers(a) - low) * (high - low + 1) + to_numbers(b) - low
 
 
-def check_all_pairs(model, training_sources, batch_size=BATCH_SIZE):
-    """Let the model answer every pair of numbers.
+def find_wrong(model, a, b, batch_size=None):
+    """Whether the model's answer to each pair of digits `a [N, n]`, `b [N, n]` is wrong, `[N]`.
 
     One pass with teacher forcing is exact. It predicts digit t after the right digits, and greedy
     decoding writes digit t after its own. The two read the same until the first wrong digit, so
     both are right throughout, or both are wrong at the same digit first.
+    """
+    device, order = next(model.parameters()).device, model.training_info["order"]
+
+    def wrong_in(model, rows):
+        source, target = encode_problems(a[rows].to(device), b[rows].to(device))
+        target = in_order(target, order)
+        predicted = model(source, shift_right(target)).argmax(dim=-1)
+        return (predicted != target).any(dim=1)  # [B]
+
+    progress, wrong = Progress("pairs", len(a)), []
+    parts = batches.split(torch.arange(len(a)), batch_size, device)
+    for part in batches.in_batches(wrong_in, [model] * batches.threads(device), parts):
+        wrong.append(part.cpu())
+        progress.update(sum(map(len, wrong)))
+    return torch.cat(wrong)
+
+
+def check_all_pairs(model, training_sources, batch_size=None):
+    """Let the model answer every pair of numbers (see `find_wrong`).
 
     Args:
         model: the model, in evaluation mode.
         training_sources: source tokens of the training problems `[N, 2n + 1]`.
-        batch_size: problems in one pass.
+        batch_size: problems in one pass; None: as `heads.batches` says.
 
     Returns:
         A record: `pairs`, `errors`; the same for pairs `unseen` in training, `by_carry_pattern`
@@ -86,31 +104,14 @@ def check_all_pairs(model, training_sources, batch_size=BATCH_SIZE):
         UserError: if there are more than a million pairs.
     """
     n = training_sources.size(1) // 2
-    pairs, order = count_pairs(n), model.training_info["order"]
+    pairs = count_pairs(n)
     if pairs > MOST_PAIRS:
         raise UserError(
             f"{pairs:.1e} pairs of {n}-digit numbers are too many to try them all; three digits "
             "are the most"
         )
-    device = next(model.parameters()).device
-
-    @torch.no_grad()
-    def find_wrong(start):
-        source, target = encode_problems(*all_pairs(n, start, min(start + batch_size, pairs)))
-        target = in_order(target, order).to(device)
-        predicted = model(source.to(device), shift_right(target)).argmax(dim=-1)
-        return (predicted != target).any(dim=1).cpu()  # [N]
-
-    # Each batch has one thread. When all threads share every small product, they mostly wait.
-    progress, parts, threads = Progress("pairs", pairs), [], torch.get_num_threads()
-    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        for part in pool.map(find_wrong, range(0, pairs, batch_size)):
-            parts.append(part)
-            progress.update(min(len(parts) * batch_size, pairs))
-    torch.set_num_threads(threads)
-
-    wrong = torch.cat(parts)  # [pairs]
-    a, b = all_pairs(n, 0, pairs)
+    a, b = all_pairs(n)
+    wrong = find_wrong(model, a, b, batch_size)
     unseen = torch.ones(pairs, dtype=torch.bool)
     unseen[pair_index(*decode_problems(training_sources))] = False
     pattern, cascade = carry_pattern(a, b), cascade_length(a, b)

@@ -181,17 +181,22 @@ def plot_pruning(orders, subsets):
     """Exact match against the heads removed: in order, and over subsets of each attention type."""
     figure = new_figure(12, 4.4)
     curves, sets = figure.subplots(1, 2, sharey=True)
-    styles = {"greedy": (BLUE, "o-"), "ablation": (GREEN, "^-"), "gradient": (ORANGE, "s-")}
+    styles = {
+        "greedy, mean": (RED, "D-", "greedy, means in the place of the heads"),
+        "greedy": (BLUE, "o-", "greedy, zeros"),
+        "ablation": (GREEN, "^-", "least loss alone first, zeros"),
+        "gradient": (ORANGE, "s-", "least gradient first, zeros"),
+    }
     named = [record for record in orders if record["order"] in styles]
     random = [record for record in orders if record["order"] not in styles]
     for record in named:
-        colour, style = styles[record["order"]]
+        colour, style, label = styles[record["order"]]
         look = {"color": colour, "markersize": 4, "linewidth": 1.6, "zorder": 3}
-        curves.plot(record["exact_match"], style, label=f"order: {record['order']}", **look)
+        curves.plot(record["exact_match"], style, label=label, **look)
     for record in random:
-        label = f"{len(random)} random orders" if record is random[0] else None
+        label = f"{len(random)} random orders, zeros" if record is random[0] else None
         curves.plot(record["exact_match"], color=GREY, linewidth=0.6, alpha=0.6, label=label)
-    curves.set(xlabel="heads removed (output zero)", ylabel="exact match, free-running")
+    curves.set(xlabel="heads removed", ylabel="exact match, free-running")
     curves.set_title(f"In order, on {orders[0]['n']:,} test problems (cut below 50%)")
     curves.set_ylim(-0.02, 1.02)
     kinds = dict.fromkeys(record["kind"] for record in subsets)
@@ -202,7 +207,7 @@ def plot_pruning(orders, subsets):
         look, hollow = {"color": colour, "marker": marker}, {"markerfacecolor": "white"}
         sets.plot(removed, best, label=f"{kind}: best subset", **look)
         sets.plot(removed, mean, "--", label=f"{kind}: mean of all", **look, **hollow)
-    title = f"All subsets of each type, {subsets[0]['n']:,} stratified problems"
+    title = f"All subsets of each type (zeros), {subsets[0]['n']:,} stratified problems"
     sets.set(xlabel="heads of that type removed", title=title)
     for axes in (curves, sets):
         for lost, label in ((0.01, "1 and 5 points lost"), (0.05, None)):
@@ -287,12 +292,12 @@ def plot_route(sets, patterns):
             axes.annotate(text, spot, (0, 8), textcoords="offset points", color=RED, **look)
         for site in record["site_fields"]:
             head = heads[site["block"], site["head_number"]]
-            if head["kind"] == "decoder.self":
-                continue
             level = levels.index(site["block"])
             below = encoded if head["kind"] == "decoder.cross" else level - 1
             row = head["mean_weights"][head["queries"].index(site["position"])]
-            for label, weight in zip(head["keys"], row):
+            # A key of the decoder is drawn where it is read in: under the digit produced there.
+            keys = head["queries"] if head["kind"] == "decoder.self" else head["keys"]
+            for label, weight in zip(keys, row):
                 if weight >= 0.1:
                     arrow = {"arrowstyle": "-|>", "color": BLUE, "alpha": 0.8, "shrinkB": 6}
                     arrow["linewidth"] = 3 * weight
@@ -304,7 +309,14 @@ def plot_route(sets, patterns):
             for condition, text in texts.items()
             if condition in record["conditions"]
         ]
-        axes.set_title(f"carry into s{10 ** record['column']}:\n{', '.join(scores)}", fontsize=11)
+        title = f"carry into s{10 ** record['column']}: {', '.join(scores)}"
+        if example := record["example"]:
+            title += (
+                f"\n{example['base']} = {example['before']}; with the carry of {example['donor']}: "
+                f"{example['after']}"
+            )
+        axes.set_title(title, fontsize=10)
+        axes.set_xlim(-1, max(places.values()) + 0.6)
         axes.set_xticks(list(places.values()), labels=list(places), rotation=60)
         axes.set_yticks(range(len(levels)), labels=levels)
         axes.spines[["top", "right"]].set_visible(False)

@@ -16,7 +16,7 @@ from support.plots import wilson_interval
 import torch
 
 from dataset import decode_problems, in_order, number_range, to_digits, to_numbers
-from heads.carries import carries_out
+from heads.carries import carries_out, cascade_length
 from heads.examination import Examination, encode
 from heads.exhaustive import pair_index
 from heads.sites import Site, site_record
@@ -28,6 +28,8 @@ ENOUGH = 0.95
 LARGEST_SET = 8
 CANDIDATES = 24
 TRIES = 200
+
+RANDOM_SETS, RANDOM_PAIRS = 10, 200  # of a control, and the pairs that each is tried on
 
 CONTROL, NINES = "same carry", "goes on through a 9"
 SEARCHES = (("carry", "other digits"), (NINES,))
@@ -73,8 +75,8 @@ def interchanges(model, sets, batch_size, num_samples=None):
             continue
         sites = measure_sites(interchange)
         searches = [search for search in SEARCHES if search[0] in interchange.conditions]
-        tried = product(searches, (False, True))
-        yield sites, [find_smallest_set(interchange, sites, *search) for search in tried]
+        found = [find_smallest_set(interchange, sites, search) for search in searches]
+        yield sites, [record | examine_set(interchange, record) for record in found]
 
 
 class Pairs(NamedTuple):
@@ -178,7 +180,7 @@ class Interchange:
         ValueError: if there are no two pairs for the condition carry.
     """
 
-    def __init__(self, model, pool, seen, column, count, batch_size=512):
+    def __init__(self, model, pool, seen, column, count, batch_size=None):
         n, order = seen.size(1) // 2, model.training_info["order"]
         drawn = {
             condition: draw_pairs(pool, seen, column, condition, count, seed)
@@ -210,7 +212,7 @@ class Interchange:
             answer has changed. changed `[N, T]`: the digit differs from the undisturbed one.
             shift `[N]`: how far the logits of the implied digits rise over those of the base's.
         """
-        answers = self.base.answer(sites, self.donor.outputs, rows)
+        answers = self.base.answer(sites, self.donor.outputs, rows, self.expected)
         expected, before = self.expected[rows], self.base.target[rows]
         exact = (answers.tokens == expected).all(dim=1)
         control = (expected == before).all(dim=1)
@@ -218,6 +220,28 @@ class Interchange:
         shift = rise.gather(2, expected.unsqueeze(2)) - rise.gather(2, before.unsqueeze(2))
         changed = answers.tokens != self.base.clean.tokens[rows]
         return (exact ^ control).cpu(), changed.cpu(), shift.sum(dim=(1, 2)).cpu()
+
+    def describe(self, sites, rows):
+        """What `inject` does to each of the pairs `rows [N]`: a dict for each."""
+        answers = self.base.answer(sites, self.donor.outputs, rows, self.expected).tokens
+        order = self.base.model.training_info["order"]
+
+        def problem(source):
+            return " + ".join(str(to_numbers(number).item()) for number in decode_problems(source))
+
+        def written(tokens):
+            digits = in_order(tokens, order)[0].tolist()
+            return "".join("?" if token > 9 else str(token) for token in digits)
+
+        pairs = []
+        for row, after in zip(rows.split(1), answers.split(1)):
+            base, donor = self.base.source[row], self.donor.source[row]  # [1, S] each
+            pair = {"base": problem(base), "donor": problem(donor)}
+            pair |= {"before": written(self.base.clean.tokens[row]), "after": written(after)}
+            pair |= {"implied": written(self.expected[row])}
+            pair |= {"cascade_length": int(cascade_length(*decode_problems(base.cpu())))}
+            pairs.append(pair)
+        return pairs
 
     def rows(self, *conditions, searching):
         """Indices `[N]` of the pairs of these conditions: those to search on, or to score on."""
@@ -302,8 +326,8 @@ def measure_sites(interchange):
     return records
 
 
-def find_smallest_set(interchange, site_records, conditions, heads_only):
-    """A small set of sites that holds the carry, by greedy search.
+def find_smallest_set(interchange, site_records, conditions):
+    """A small set of sites of heads that holds the carry, by greedy search.
 
     The candidates are the sites that shift the answer most when alone. Sites are added until 95% of
     the answers, in each of `conditions`, are the implied ones, or adding does not help; then those
@@ -313,7 +337,6 @@ def find_smallest_set(interchange, site_records, conditions, heads_only):
         interchange: the pairs.
         site_records: `measure_sites` of them.
         conditions: what the set is to carry, such as `("carry", "other digits")`.
-        heads_only: whether feed-forward networks are left out.
 
     Returns:
         A record; its `conditions` are scored on the other pairs, and `search` is the lowest of the
@@ -323,7 +346,7 @@ def find_smallest_set(interchange, site_records, conditions, heads_only):
     alone = [
         (sum(record["conditions"][condition]["shift"] for condition in conditions), site)
         for record, site in zip(site_records, all_sites(interchange.base))
-        if not (heads_only and site.block.endswith("ffn"))
+        if not site.block.endswith("ffn")
     ]
     ordered = sorted(alone, key=lambda pair: -pair[0])
     candidates = [site for _, site in ordered[:CANDIDATES]]
@@ -351,6 +374,33 @@ def find_smallest_set(interchange, site_records, conditions, heads_only):
     named = [name_site(interchange.base, site) for site in chosen]
     names = [record.pop("site") for record in named]
     scores = interchange.scores(chosen, searching=False)
-    record = {"column": interchange.column, "searched_on": conditions, "heads_only": heads_only}
-    record |= {"sites": names, "site_fields": named, "conditions": scores}
+    record = {"column": interchange.column, "searched_on": conditions, "sites": names}
+    record |= {"site_fields": named, "conditions": scores}
     return record | {"impossible": interchange.impossible, "search": search}
+
+
+def examine_set(interchange, record):
+    """A control of a set of sites, from a record of `find_smallest_set`; an example, its failures.
+
+    Returns:
+        `random_sets`: the shares of answers as implied with as many other sites of heads, drawn at
+        random. `example`: the first pair whose answer changes to the implied one, or None.
+        `failures`: all pairs whose answer does not. A pair has the problems `base` and `donor` in
+        words, the answers `before` and `after`, the `implied` one, and the base's `cascade_length`.
+    """
+    heads = [site for site in all_sites(interchange.base) if not site.block.endswith("ffn")]
+    names = [name_site(interchange.base, site)["site"] for site in heads]
+    chosen = [heads[names.index(name)] for name in record["sites"]]
+    rows = interchange.rows(record["searched_on"][0], searching=False)
+
+    others = [site for site in heads if site not in chosen]
+    generator, shares = torch.Generator().manual_seed(0), []
+    for _ in range(RANDOM_SETS):
+        drawn = torch.randperm(len(others), generator=generator)[: len(chosen)].tolist()
+        exact, _, _ = interchange.inject([others[i] for i in drawn], rows[:RANDOM_PAIRS])
+        shares.append(share(exact))
+
+    pairs = interchange.describe(chosen, rows)
+    right = [pair for pair in pairs if pair["after"] == pair["implied"]]
+    wrong = [pair for pair in pairs if pair["after"] != pair["implied"]]
+    return {"random_sets": shares, "example": right[0] if right else None, "failures": wrong}

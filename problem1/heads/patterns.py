@@ -6,12 +6,13 @@ Shapes in comments: N problems, H heads, T queries, S keys, n digits of a number
 import torch
 
 from dataset import ORDERS, decode_problems, padding_mask, shift_right, to_numbers
+from heads import batches
 from heads.carries import carries_out, cascade_length
 from heads.examination import Bootstrap, encode, stratify
 from heads.sites import Site, axis_labels, head_record, kind_of, recorded
 
 SPARSE = 0.01
-MOST_CASES = 16
+MOST_CASES = 8
 EXAMPLE = torch.tensor([[6, 6, 3]]), torch.tensor([[4, 9, 7]])  # drawn for every 3-digit model
 
 
@@ -29,11 +30,12 @@ def study_maps(model, source, target, batch_size):
 
 
 @torch.no_grad()
-def attention_weights(model, source, target, batch_size=512):
+def attention_weights(model, source, target, batch_size=None):
     """Attention weights of every block, `{block: [N, H, T, S]}`, with teacher forcing."""
     device = next(model.parameters()).device
+    size = batch_size or batches.batch_size(device)
     with recorded(model) as weights:
-        for part, answer in zip(source.split(batch_size), target.split(batch_size)):
+        for part, answer in zip(source.split(size), target.split(size)):
             part = part.to(device)
             model(part, shift_right(answer.to(device)), padding_mask(part))
     return {block: torch.cat(parts).cpu() for block, parts in weights.items()}

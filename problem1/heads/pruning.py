@@ -1,45 +1,62 @@
 """How many heads can go at once: orders of removal, and subsets of each attention type."""
 
+import copy
 from itertools import combinations
 from math import comb
 
 from support.cli import Progress
 
 import torch
+from torch import nn
 
-from heads.ablation import MINIMAL, SMALL
-from heads.examination import margins
-from heads.exhaustive import MOST_PAIRS, check_all_pairs, count_pairs
-from heads.sites import KINDS, ablated, all_heads, attention_blocks, kind_of
+from dataset import decode_problems, shift_right
+from heads import batches
+from heads.ablation import MINIMAL, SMALL, replacements
+from heads.carries import cascade_length
+from heads.examination import encode, margins
+from heads.exhaustive import find_wrong, score
+from heads.sites import KINDS, all_heads, attention_blocks, kind_of, recorded_outputs
 
 RANDOM_ORDERS = 20
+COUNTED = 40_000  # problems that a pruned model answers
 LOWEST = 0.5  # exact match at which a removal ends
 MOST_EXACT = 8  # heads of a type of which all subsets are tried: 256
 SAMPLED = 16  # subsets of each size that are tried of more heads
 
 
-def study_pruning(choosing, reporting, stratified, ranking, training_sources):
+def study_pruning(choosing, reporting, stratified, ranking, sets):
     """Removal of many heads at once, on three `Examination`s.
 
-    Orders are found on the stratified problems (or at random), stopped on one half of the test
-    problems and reported on the other. `ranking` is that of `heads.ablation.rankings`.
+    A head that is removed is replaced by zeros, or by its mean over the training problems at each
+    position, a constant. Orders are found on the stratified problems (or at random), stopped on one
+    half of the test problems and reported on the other. `ranking` is that of
+    `heads.ablation.rankings`, and `sets` are the `examination.Sets`.
 
     Returns:
-        A record: how many `heads`, the `orders`, `subsets`, and the `pruned_model`: every pair of
-        numbers answered without the heads that greedy removal took, for less than one point.
+        A record: how many `heads`, the `orders`, `subsets`, and `pruned_models`, see
+        `measure_pruned`.
     """
-    heads = {site.name(): site for site in all_heads(stratified.model)}
+    model = stratified.model
+    heads = {site.name(): site for site in all_heads(model)}
+    means = mean_outputs(model, sets.training)
     orders = {"greedy": greedy_order(stratified)}
     for name, measure in (("ablation", "exact match, zero"), ("gradient", "gradient")):
         orders[name] = [heads[head] for head in reversed(ranking[measure])]
-    orders |= random_orders(stratified.model, RANDOM_ORDERS)
+    orders |= random_orders(model, RANDOM_ORDERS)
+    by_means = {"greedy, mean": greedy_order(stratified, means)}
     records = measure_orders(choosing, reporting, orders)
-    removed = records[0]["heads"][: records[0]["prunable_1_point"]]
+    records += measure_orders(choosing, reporting, by_means, means)
+    a, b = (digits[:COUNTED] for digits in sets.pool)
+    pruned = [
+        measure_pruned(reporting, record, removed, each, a, b)
+        for record, each in ((records[0], None), (records[-1], means))
+        for removed in sorted({record["prunable_1_point"], record["prunable_5_points"]})
+    ]
     return {
         "heads": len(heads),
         "orders": records,
         "subsets": measure_subsets(stratified, reporting),
-        "pruned_model": check_pruned(stratified.model, removed, training_sources),
+        "pruned_models": pruned,
     }
 
 
@@ -52,22 +69,34 @@ def prunable(curve, tolerance):
     return next(lost, len(curve)) - 1
 
 
-def exact_match(examination, sites):
-    """Exact match, free-running, without the heads `sites`."""
-    return examination.matches(sites).float().mean().item()
+def exact_match(examination, sites, outputs=None):
+    """Exact match, free-running, with the heads `sites` replaced by `outputs`, or by zeros."""
+    return examination.matches(sites, outputs).float().mean().item()
 
 
-def greedy_order(examination):
+def mean_outputs(model, training_sources):
+    """The mean output of each block over the training problems: `{block: [1, H, T, D]}`."""
+    source, target = encode(*decode_problems(training_sources), model.training_info["order"])
+    device, totals = next(model.parameters()).device, {}
+    with recorded_outputs(model) as kept, torch.no_grad():
+        for rows in batches.split(torch.arange(len(source)), None, device):
+            model(source[rows].to(device), shift_right(target[rows].to(device)))
+            for block, parts in kept.items():
+                totals[block] = totals.get(block, 0) + parts.pop().sum(dim=0, keepdim=True)
+    return {block: total / len(source) for block, total in totals.items()}
+
+
+def greedy_order(examination, outputs=None):
     """Heads in order, each time the one without which most answers stay right: a list of `Site`s.
 
-    Among equals, the one that leaves the largest mean margin. Ends where fewer than half of the
-    answers are right.
+    A head that goes is replaced by `outputs`, or by zeros. Among equals, the one that leaves the
+    largest mean margin. Ends where fewer than half of the answers are right.
     """
     removed, left = [], all_heads(examination.model)
     progress = Progress("greedy removals", len(left))
 
     def kept(site):
-        logits = examination.logits(examination.rows(), examination.target, [*removed, site])
+        logits = examination.logits([*removed, site], outputs)
         right = (logits.argmax(dim=-1) == examination.target).all(dim=1)
         return right.float().mean().item(), margins(logits, examination.target).mean().item()
 
@@ -81,18 +110,20 @@ def greedy_order(examination):
     return removed
 
 
-def removal_curve(examination, order):
+def removal_curve(examination, order, outputs=None):
     """Exact match without the first 0, 1, 2, ... heads of `order`, until it is below one half."""
     curve = []
     for count in range(len(order) + 1):
-        curve.append(exact_match(examination, order[:count]))
+        curve.append(exact_match(examination, order[:count], outputs))
         if curve[-1] < LOWEST:
             break
     return curve
 
 
-def measure_orders(choosing, reporting, orders):
+def measure_orders(choosing, reporting, orders, outputs=None):
     """Removal curves of `{name: [Site, ...]}` on two `Examination`s that took no part in ordering.
+
+    Heads are replaced by `outputs`, or by zeros.
 
     Returns:
         A list of records: `chosen_on` and `exact_match` are the curves on the two, of one length,
@@ -100,10 +131,12 @@ def measure_orders(choosing, reporting, orders):
     """
     progress, records = Progress("removal curves", len(orders)), []
     for name, order in orders.items():
-        chosen_on = removal_curve(choosing, order)
+        chosen_on = removal_curve(choosing, order, outputs)
         heads, n = [site.name() for site in order], len(reporting.source)
         record = {"order": name, "n": n, "heads": heads, "chosen_on": chosen_on}
-        record["exact_match"] = [exact_match(reporting, order[:k]) for k in range(len(chosen_on))]
+        record["exact_match"] = [
+            exact_match(reporting, order[:k], outputs) for k in range(len(chosen_on))
+        ]
         record["prunable_1_point"] = prunable(chosen_on, MINIMAL)
         record["prunable_5_points"] = prunable(chosen_on, SMALL)
         records.append(record)
@@ -156,17 +189,74 @@ def draw_subsets(group, size, generator):
     return dict.fromkeys(tuple(group[i] for i in subset.values.tolist()) for subset in drawn)
 
 
-def check_pruned(model, removed, training_sources):
-    """Every pair of numbers, answered without the heads `removed`; None if there are too many."""
-    if count_pairs(training_sources.size(1) // 2) > MOST_PAIRS:
-        return None
-    with ablated(model, removed):
-        record = check_all_pairs(model, training_sources)
-    del record["error_list"]
-    total = sum(parameter.numel() for parameter in model.parameters())
-    one = next(iter(attention_blocks(model).values()))
-    # A head has its rows of W_q, W_k and W_v with their biases, and its columns of W_o.
-    fewer = len(removed) * one.d_k * (4 * one.d_model + 3)
-    counts = {"parameters": total - fewer, "parameters_before": total}
-    share = {"removed": removed, "share_removed": len(removed) / len(all_heads(model))}
-    return share | counts | record
+def measure_pruned(reporting, order, removed, means, a, b):
+    """The model without the first `removed` heads of an order, parameters and all.
+
+    Args:
+        reporting: an `Examination`.
+        order: a record of `measure_orders`.
+        means: None if the heads are replaced by zeros, or the outputs that replace them.
+        a, b: digits `[N, n]` of problems to count on.
+
+    Returns:
+        A record: `left` and `removed` are names of heads; `exact_match` of the reporting problems,
+        and as a check `exact_match_resampled`, with the heads' outputs in other problems; the
+        `parameters` left; the `wrong` of `n` problems, and those `wrong_by_cascade_length`.
+    """
+    heads = {site.name(): site for site in all_heads(reporting.model)}
+    gone = [heads[name] for name in order["heads"][:removed]]
+    smaller = without_heads(reporting.model, gone, means)
+    others = replacements(reporting, "resample", [site.block for site in gone])
+    wrong, cascade = find_wrong(smaller, a, b), cascade_length(a, b)
+    return {
+        "method": "zero" if means is None else "mean",
+        "removed": [site.name() for site in gone],
+        "left": [name for name in heads if heads[name] not in gone],
+        "exact_match": order["exact_match"][removed],
+        "exact_match_resampled": sum(exact_match(reporting, gone, each) for each in others)
+        / len(others),
+        "parameters": sum(parameter.numel() for parameter in smaller.parameters()),
+        "parameters_before": sum(parameter.numel() for parameter in reporting.model.parameters()),
+        **score(wrong),
+        "by_cascade_length": {
+            str(key): score(wrong[cascade == key]) for key in cascade.unique().tolist()
+        },
+    }
+
+
+def without_heads(model, heads, means=None):
+    """A copy of a model that lacks these heads: their rows of W_q, W_k, W_v and columns of W_o.
+
+    What `means` (see `mean_outputs`) put in their place is a constant, which W_o adds: at each
+    position its own.
+    """
+    smaller = copy.deepcopy(model)
+    for block, attention in attention_blocks(smaller).items():
+        gone = [site.head for site in heads if site.block == block]
+        if not gone:
+            continue
+        width, numbers = attention.d_k, torch.arange(attention.num_heads)
+        kept = ~torch.isin(numbers, torch.tensor(gone)).repeat_interleave(width)  # [d_model]
+        weight, bias = attention.W_o.weight.detach(), attention.W_o.bias.detach()
+        if means is not None:
+            constant = attention.combine_heads(means[block])[0] * ~kept  # [T, d_model]
+            bias = bias + constant @ weight.T
+        for name in ("W_q", "W_k", "W_v"):
+            linear = getattr(attention, name)
+            linear.weight = nn.Parameter(linear.weight.detach()[kept])
+            linear.bias = nn.Parameter(linear.bias.detach()[kept])
+        attention.W_o = PositionLinear(weight[:, kept], bias)
+        attention.num_heads -= len(gone)
+    return smaller
+
+
+class PositionLinear(nn.Module):
+    """A linear layer `[B, T, in] -> [B, T, out]` whose bias may depend on the position."""
+
+    def __init__(self, weight, bias):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(weight), nn.Parameter(bias)  # [T or 1, out]
+
+    def forward(self, x):
+        bias = self.bias if self.bias.dim() == 1 else self.bias[: x.size(1)]
+        return x @ self.weight.T + bias

@@ -1,35 +1,46 @@
 """What is compared between training seeds: a part of the study, done faster than the whole."""
 
-from heads.ablation import measure_ablation, prunable_alone, verdicts
+from heads.ablation import measure_ablation, prunable_alone, undecided, verdicts
 from heads.examination import Examination
+from heads.exhaustive import all_pairs
 from heads.interchange import interchanges
-from heads.pruning import greedy_order, measure_orders
+from heads.pruning import greedy_order, mean_outputs, measure_orders, measure_pruned
 
 
-def study_briefly(model, sets, batch_size=512, num_samples=None):
+def study_briefly(model, sets, batch_size=None, num_samples=None):
     """A part of the study of one model.
 
     Args:
         model: the model, in evaluation mode.
         sets: the problems, `examination.Sets`.
-        batch_size: problems in one pass.
+        batch_size: problems in one pass; None: as `heads.batches` says.
         num_samples: None, or the most pairs of each condition.
 
     Returns:
-        A record: `verdicts` of the heads and shares `prunable_alone` on the reporting half of the
-        test problems, the `greedy` order of removal (see `pruning.measure_orders`), and the `sets`
-        that hold a carry (see `interchange.find_smallest_set`).
+        A record: `verdicts` of the heads, those `undecided` and shares `prunable_alone` on the
+        reporting half of the test problems; for each of zero and mean the `orders` of greedy
+        removal (see `pruning.measure_orders`) and the `pruned` model on all pairs of numbers (see
+        `pruning.measure_pruned`); and the `sets` that hold a carry (see
+        `interchange.find_smallest_set`).
     """
     choosing, reporting, stratified = (
         Examination(model, *problems, batch_size)
         for problems in (sets.choosing, sets.reporting, sets.stratified)
     )
     ablations = measure_ablation(reporting, "test")
-    orders = measure_orders(choosing, reporting, {"greedy": greedy_order(stratified)})
+    pairs = all_pairs(sets.training.size(1) // 2)
+    orders, pruned = [], []
+    for name, outputs in (("zero", None), ("mean", mean_outputs(model, sets.training))):
+        order = {name: greedy_order(stratified, outputs)}
+        orders += measure_orders(choosing, reporting, order, outputs)
+        removed = orders[-1]["prunable_1_point"]
+        pruned.append(measure_pruned(reporting, orders[-1], removed, outputs, *pairs))
     carries = interchanges(model, sets, batch_size, num_samples)
     return {
         "verdicts": verdicts(ablations),
+        "undecided": undecided(ablations),
         "prunable_alone": prunable_alone(ablations),
-        "greedy": orders[0],
+        "orders": orders,
+        "pruned": pruned,
         "sets": [found for _, each in carries for found in each],
     }

@@ -6,6 +6,7 @@ import platform
 import sys
 import time
 import warnings
+from collections import deque
 from importlib.metadata import version
 from pathlib import Path
 
@@ -140,21 +141,30 @@ def environment(device):
 
 
 class Progress:
-    """Progress on standard error: one updating line on a terminal, else a line each `seconds`."""
+    """Progress on standard error: one updating line on a terminal, else a line each `seconds`.
 
-    def __init__(self, what, total, seconds=10):
+    The time that is left is reckoned from the pace of the last minute.
+    """
+
+    def __init__(self, what, total, seconds=5):
         self.what, self.total, self.seconds = what, total, seconds
-        self.start = self.shown = time.monotonic()
+        self.shown = time.monotonic()
+        self.marks = deque([(self.shown, 0)])  # of about each second of the last minute
         self.terminal = sys.stderr.isatty()
 
     def update(self, done):
         """Say that `done` of `total` are done, if it is time to say so again."""
         now = time.monotonic()
+        while len(self.marks) > 1 and now - self.marks[1][0] > 60:
+            self.marks.popleft()
         if self.terminal and done == self.total:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
-        elif now - self.shown >= (0.2 if self.terminal else self.seconds):
+        elif done < self.total and now - self.shown >= (0.2 if self.terminal else self.seconds):
             self.shown = now
-            left = (now - self.start) * (self.total - done) / done
+            since, before = self.marks[0]
+            left = (now - since) * (self.total - done) / max(done - before, 1)
             line = f"{self.what}: {done:,} of {self.total:,}, {left:.0f} s left"
             start, end = ("\r\033[K", "") if self.terminal else ("", "\n")
             print(f"{start}{line}", end=end, file=sys.stderr, flush=True)
+        if now - self.marks[-1][0] >= 1:
+            self.marks.append((now, done))

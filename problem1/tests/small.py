@@ -94,6 +94,31 @@ class PlantedHeads(MultiHeadAttention):
         return self.W_o(self.combine_heads(heads)), weights  # [B, T, H]
 
 
+class PlantedLayer(torch.nn.Module):
+    """The decoder layer of `Planted`: decoder input `[N, T]` -> logits `[N, T, vocab_size]`."""
+
+    def __init__(self, backup):
+        super().__init__()
+        self.backup, self.feed_forward = backup, torch.nn.Identity()
+        self.self_attn, self.cross_attn = PlantedHeads(1), PlantedHeads(4)
+
+    def forward(self, tgt, memory, src_mask=None, tgt_mask=None):
+        a, b = decode_problems(memory)
+        (N, n), T = a.shape, tgt.size(1)
+        zero = torch.zeros(N, 1, dtype=torch.long)
+        sums = torch.cat([zero, a + b], dim=1)[:, :T]  # [N, T]
+        carry = torch.cat([carries_out(a, b).long(), zero], dim=1)[:, :T]
+        heads = [sums, carry, carry if self.backup else 0 * carry, sums + 1]
+        heads = torch.stack(heads, dim=1).unsqueeze(-1).float()  # [N, H, T, 1]
+        idle, _ = self.self_attn(torch.zeros(N, 1, T, 1), torch.ones(N, 1, T, T).tril())
+        weights = torch.full((N, 4, T, 2 * n + 1), 1 / (2 * n + 1))
+        heads, _ = self.cross_attn(heads, weights)
+        self.feed_forward(torch.zeros(N, T, 1))
+        own, carried, second, _ = heads.unbind(-1)
+        digit = (own + torch.maximum(carried, second)).remainder(10) + 0 * idle[:, :, 0]
+        return -10 * (torch.arange(VOCAB_SIZE) - digit.unsqueeze(-1)) ** 2
+
+
 class Planted(torch.nn.Module):
     """A stand-in that adds by known means, in its one decoder layer.
 
@@ -104,35 +129,15 @@ class Planted(torch.nn.Module):
 
     def __init__(self, backup=False):
         super().__init__()
-        self.backup, self.training_info, self.config = backup, info(), small_model().config
+        self.training_info, self.config = info(), small_model().config
         self.unused = torch.nn.Parameter(torch.zeros(1))
-        self.layer = torch.nn.Module()
-        self.layer.self_attn, self.layer.cross_attn = PlantedHeads(1), PlantedHeads(4)
-        self.layer.feed_forward = torch.nn.Identity()
-        self.encoder_layers, self.decoder_layers = [], [self.layer]
+        self.encoder_layers, self.decoder_layers = [], [PlantedLayer(backup)]
+        self.embed = self.encoder_norm = self.decoder_norm = torch.nn.Identity()
         self.output_projection = torch.nn.Identity()
 
-    def encode(self, source, src_mask=None):
-        return source
-
-    def decode(self, tgt, memory, src_mask=None):
-        a, b = decode_problems(memory)
-        (N, n), T = a.shape, tgt.size(1)
-        zero = torch.zeros(N, 1, dtype=torch.long)
-        sums = torch.cat([zero, a + b], dim=1)[:, :T]  # [N, T]
-        carry = torch.cat([carries_out(a, b).long(), zero], dim=1)[:, :T]
-        heads = [sums, carry, carry if self.backup else 0 * carry, sums + 1]
-        heads = torch.stack(heads, dim=1).unsqueeze(-1).float()  # [N, H, T, 1]
-        idle, _ = self.layer.self_attn(torch.zeros(N, 1, T, 1), torch.ones(N, 1, T, T).tril())
-        weights = torch.full((N, 4, T, 2 * n + 1), 1 / (2 * n + 1))
-        heads, _ = self.layer.cross_attn(heads, weights)
-        self.layer.feed_forward(torch.zeros(N, T, 1))
-        own, carried, second, _ = heads.unbind(-1)
-        digit = (own + torch.maximum(carried, second)).remainder(10) + 0 * idle[:, :, 0]
-        return -10 * (torch.arange(VOCAB_SIZE) - digit.unsqueeze(-1)) ** 2  # [N, T, vocab_size]
-
     def forward(self, source, tgt, src_mask=None):
-        return self.decode(tgt, self.encode(source))
+        (layer,) = self.decoder_layers
+        return layer(tgt, source)
 
     def generate(self, source, max_len):
         return self(source, torch.zeros(len(source), max_len)).argmax(dim=-1)

@@ -6,7 +6,7 @@ from unittest import mock
 
 import torch
 
-from dataset import decode_problems
+from dataset import decode_problems, shift_right
 from heads import pruning
 from heads.ablation import (
     DRAWS,
@@ -19,12 +19,21 @@ from heads.ablation import (
     rankings,
     replacements,
     sign_test,
+    undecided,
     verdicts,
 )
 from heads.carries import carries_out
 from heads.examination import Examination
-from heads.pruning import greedy_order, measure_orders, measure_subsets, prunable
-from heads.sites import Site
+from heads.pruning import (
+    greedy_order,
+    mean_outputs,
+    measure_orders,
+    measure_pruned,
+    measure_subsets,
+    prunable,
+    without_heads,
+)
+from heads.sites import Site, all_heads
 from tests.small import CARRY, OWN, SECOND, UNUSED, Planted, small_model, some_problems
 
 
@@ -59,8 +68,8 @@ class Plants(unittest.TestCase):
     def test_resampling_never_keeps_a_problem_s_own_output(self):
         outputs = self.examination.outputs["decoder.0.cross"].clone()
         outputs[:, 0, 0, 0] = torch.arange(300.0)
-        examination = SimpleNamespace(outputs={"x": outputs})
-        drawn = [value[:, 0, 0, 0] for value in replacements(examination, "resample", "x")]
+        examination = SimpleNamespace(outputs={"x": outputs}, source=outputs)
+        drawn = [each["x"][:, 0, 0, 0] for each in replacements(examination, "resample", ["x"])]
         self.assertEqual(len(drawn), DRAWS)
         for shuffled in drawn:
             self.assertFalse((shuffled == torch.arange(300)).any())
@@ -88,6 +97,39 @@ class Plants(unittest.TestCase):
         self.assertEqual({*order[:3]}, {SECOND, UNUSED, Site("decoder.0.self")})
         (record,) = measure_orders(self.examination, self.examination, {"greedy": order})
         self.assertEqual(record["prunable_1_point"], 3)
+
+    def test_a_mean_replaces_what_does_not_vary(self):
+        """Heads that give a constant cost nothing at their means, whatever zeros cost."""
+        model, (source, target) = small_model(), some_problems(60)
+        means = mean_outputs(model, source)
+        examination = Examination(model, source, target)
+        for block, value in examination.outputs.items():
+            torch.testing.assert_close(value.mean(dim=0, keepdim=True), means[block])
+
+    def test_a_model_without_heads_answers_as_one_with_constants_in_their_place(self):
+        model, (source, target) = small_model(), some_problems(60)
+        examination = Examination(model, source, target)
+        heads = [f"encoder.1.self.{head}" for head in range(4)]
+        heads += ["encoder.0.self.2", "decoder.1.cross.0", "decoder.0.self.3"]
+        sites = [site for site in all_heads(model) if site.name() in heads]
+        for means in (None, mean_outputs(model, source)):
+            smaller = without_heads(model, sites, means)
+            answers = examination.answer(sites, means)
+            logits = smaller(source, shift_right(target))
+            torch.testing.assert_close(logits, answers.logits, rtol=1e-4, atol=1e-5)
+            self.assertTrue(smaller.generate(source, 3).equal(answers.tokens))
+            self.assertEqual(len(all_heads(smaller)), len(all_heads(model)) - len(heads))
+            counts = [sum(p.numel() for p in each.parameters()) for each in (smaller, model)]
+            self.assertLess(*counts)
+
+    def test_a_pruned_model_is_counted_on_problems_and_checked_by_resampling(self):
+        order = {"heads": [UNUSED.name(), CARRY.name()], "exact_match": [1, 1, 0.5]}
+        a, b = decode_problems(self.examination.source)
+        with mock.patch.object(pruning, "without_heads", lambda model, *rest: model):
+            record = measure_pruned(self.examination, order, 1, None, a, b)
+        self.assertEqual((record["pairs"], record["errors"], record["exact_match"]), (300, 0, 1))
+        self.assertEqual(record["exact_match_resampled"], 1)
+        self.assertEqual((record["removed"], len(record["left"])), ([UNUSED.name()], 4))
 
     def subsets(self):
         records = measure_subsets(self.examination, self.examination)
@@ -119,6 +161,26 @@ class Plants(unittest.TestCase):
 
 
 class Statistics(unittest.TestCase):
+    def test_verdicts(self):
+        def records(limits):
+            return [
+                {"head": head, "method": method, "exact_match_change": change}
+                for head, losses in limits.items()
+                for method, loss in zip(METHODS, losses)
+                for change in [{"mean": -loss, "interval": [-loss - 0.002, -loss + 0.002]}]
+            ]
+
+        cases = {
+            "critical": (0.2, 0.06, 0.3),
+            "redundant": (0, 0, 0.005),
+            "constant": (0.9, 0, 0),
+            "misleading": (0, 0, 0.4),
+            "intermediate": (0.02, 0.03, 0.2),
+        }
+        self.assertEqual(verdicts(records(cases)), {name: name for name in cases})
+        close = {"far": (0.2, 0.3, 0.4), "at one": (0.011, 0.3, 0.3), "at five": (0.3, 0.3, 0.049)}
+        self.assertEqual(undecided(records(close)), ["at one", "at five"])
+
     def test_prunable_stops_at_the_first_loss(self):
         self.assertEqual(prunable([1.0, 1.0, 0.995, 0.98, 1.0], 0.01), 2)
         self.assertEqual(prunable([1.0], 0.01), 0)

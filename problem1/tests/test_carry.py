@@ -11,8 +11,10 @@ from heads.examination import Examination, encode, unseen_pairs
 from heads.exhaustive import all_pairs, check_all_pairs, pair_index, parse_problem
 from heads.interchange import (
     PARTS,
+    RANDOM_SETS,
     Interchange,
     draw_pairs,
+    examine_set,
     find_smallest_set,
     measure_probes,
     measure_sites,
@@ -54,11 +56,9 @@ class Carries(unittest.TestCase):
 
 class Exhaustive(unittest.TestCase):
     def test_pairs_are_all_there_and_indexed(self):
-        a, b = all_pairs(2, 0, 8100)
+        a, b = all_pairs(2)
         self.assertEqual(len(torch.cat([a, b], dim=1).unique(dim=0)), 8100)
         self.assertTrue(torch.equal(pair_index(a, b), torch.arange(8100)))
-        part = all_pairs(2, 4000, 4100)
-        self.assertTrue(torch.equal(torch.stack(part), torch.stack([a, b])[:, 4000:4100]))
 
     def test_errors_are_counted_classed_and_listed_in_either_order(self):
         def no_highest_digit(target, order):  # wrong where the hundreds of the sum are 1
@@ -66,7 +66,7 @@ class Exhaustive(unittest.TestCase):
             return torch.where(torch.arange(3) == position, 0, target)
 
         training, _ = encode_problems(digits(99, 10), digits(99, 10))
-        a, b = (to_numbers(numbers) for numbers in all_pairs(2, 0, 8100))
+        a, b = (to_numbers(numbers) for numbers in all_pairs(2))
         for order in ORDERS:
             model = Oracle(
                 2, lambda target, order=order: no_highest_digit(target, order), order=order
@@ -177,14 +177,27 @@ class Interchanges(unittest.TestCase):
                 self.assertEqual(changed, {"s100": 0, "s10": 1, "s1": 0})
             else:
                 self.assertEqual(exact["carry"], 0, record["site"])
-        found = find_smallest_set(self.interchange, records, ("carry", "other digits"), True)
+        found = find_smallest_set(self.interchange, records, ("carry", "other digits"))
         self.assertEqual(found["sites"], ["decoder.0.cross.1@s10"])
         fields = {"block": "decoder.0.cross", "head_number": 1, "position": "s10"}
         self.assertEqual(found["site_fields"], [fields])
         self.assertEqual(found["conditions"]["same carry"]["exact"], 0)
 
+        # The control and the example are of pairs that took no part in the search.
+        examined = examine_set(self.interchange, found)
+        self.assertEqual(examined["random_sets"], [0.0] * RANDOM_SETS)
+        self.assertEqual(examined["failures"], [])
+        example = examined["example"]
+        a, b = map(int, example["base"].split(" + "))
+        self.assertEqual(int(example["before"]), a + b)
+        self.assertEqual(abs(int(example["after"]) - a - b), 10)
+        self.assertEqual(example["after"], example["implied"])
+        wrong = examine_set(self.interchange, found | {"sites": ["decoder.0.cross.0@s1"]})
+        self.assertIsNone(wrong["example"])
+        self.assertGreater(len(wrong["failures"]), 10)
+
         # A carry that goes on needs both places.
-        found = find_smallest_set(self.interchange, records, ("goes on through a 9",), True)
+        found = find_smallest_set(self.interchange, records, ("goes on through a 9",))
         both = {"decoder.0.cross.1@s10", "decoder.0.cross.1@s100"}
         self.assertEqual({*found["sites"]}, both)
         self.assertEqual(found["conditions"]["goes on through a 9"]["exact"], 1)
@@ -212,7 +225,7 @@ class Interchanges(unittest.TestCase):
                 return {}
 
         records = [{"conditions": {"carry": {"shift": 1.0}}}] * 3
-        found = find_smallest_set(Stub(), records, ("carry",), heads_only=True)
+        found = find_smallest_set(Stub(), records, ("carry",))
         self.assertEqual(len(found["search"]), 3)
         self.assertEqual({*found["sites"]}, {"encoder.0.self.1@a10", "encoder.0.self.2@a10"})
 

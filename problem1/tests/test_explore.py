@@ -29,7 +29,6 @@ LONELY = "encoder.1.self.1"
 FOUND = {
     "column": 1,
     "searched_on": ["carry"],
-    "heads_only": True,
     "sites": ["encoder.0.self.0@a10"],
 }
 
@@ -72,7 +71,7 @@ def text(tokens):
 class Asked(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
-        a, b = all_pairs(N, 0, 8100)
+        a, b = all_pairs(N)
         training = torch.rand(len(a), generator=torch.Generator().manual_seed(0)) < 0.5
         cls.training, _ = encode_problems(a[training], b[training])
         cls.seen = set(pair_index(a[training], b[training]).tolist())

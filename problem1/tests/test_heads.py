@@ -160,6 +160,28 @@ class Examine(unittest.TestCase):
             # An untrained model: nearly every guess had to be mended.
             self.assertLess(answers.right.float().mean(), 0.5)
 
+    def test_a_guess_does_not_change_an_answer(self):
+        examination = Examination(small_model(), *some_problems(100))
+        sites = [Site("decoder.0.cross", 1)]
+        answers = examination.answer(sites).tokens
+        for guess in (answers, 9 - answers.clamp(max=9), examination.target):
+            self.assertTrue(examination.answer(sites, guess=guess).tokens.equal(answers))
+
+    def test_several_threads_give_what_one_gives(self):
+        model, problems = small_model(), some_problems(200)
+        sites, one = [Site("encoder.1.self", 2)], Examination(model, *problems)
+        outputs = {"encoder.1.self": one.outputs["encoder.0.self"]}
+        torch.set_num_threads(3)
+        try:
+            three = Examination(model, *problems)
+            self.assertEqual(len(three.models), 3)
+            given = three.answer(
+                sites, one.outputs | {"encoder.1.self": one.outputs["encoder.0.self"]}
+            )
+        finally:
+            torch.set_num_threads(1)
+        self.assertTrue(given.tokens.equal(one.answer(sites, outputs).tokens))
+
     def test_one_pass_decides_whether_an_answer_is_right(self):
         examination = Examination(Planted(), *some_problems(200))
         for sites in ([], [CARRY], [OWN]):

@@ -55,7 +55,7 @@ class Results(TemporaryFolder):
             (load_model(OTHER / "best_model.pth"), OTHER / "exhaustive.json"),
         ]:
             record = read(path, model)
-            pairs = torch.stack(all_pairs(record["num_digits"], 0, record["pairs"]), dim=1)
+            pairs = torch.stack(all_pairs(record["num_digits"]), dim=1)
             hard = longest_chain(*pairs.unbind(1)) == 3
             self.assertEqual(int(hard.sum()), record["by_cascade_length"]["2"]["pairs"])
             shuffled = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(0))

@@ -137,7 +137,7 @@ class Studies(SmallData):
 
     def test_head_seeds(self):
         def briefly(model, sets):
-            return {"greedy": {"exact_match": [1.0, 0.9]}, "sets": [], "verdicts": {}}
+            return {"orders": [{"exact_match": [1.0, 0.9]}], "sets": [], "verdicts": {}}
 
         with (
             mock.patch.object(head_seeds, "study_briefly", briefly),
@@ -145,4 +145,4 @@ class Studies(SmallData):
         ):
             self.run_study(head_seeds, "--seeds", 4, todo=1)
         (record,) = self.records("head_seeds.jsonl", "seed")
-        self.assertEqual((record["seed"], record["greedy"]["exact_match"]), (4, [1.0, 0.9]))
+        self.assertEqual((record["seed"], record["orders"][0]["exact_match"]), (4, [1.0, 0.9]))

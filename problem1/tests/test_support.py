@@ -74,7 +74,8 @@ class CommandLine(TemporaryFolder):
 
     def test_progress_is_a_line_now_and_then_or_one_line_that_changes(self):
         for terminal, clock, expected in [
-            (False, [0, 5, 11, 22], "cases: 2 of 4, 11 s left\ncases: 3 of 4, 7 s left\n"),
+            (False, [0, 4, 11, 22], "cases: 2 of 4, 11 s left\ncases: 3 of 4, 7 s left\n"),
+            (False, [0, 99, 100, 200], "cases: 1 of 4, 297 s left\ncases: 3 of 4, 100 s left\n"),
             (True, [0, 0.1, 0.3, 0.4], "\r\033[Kcases: 2 of 4, 0 s left\r\033[K"),
         ]:
             with (
