@@ -89,7 +89,11 @@ def focal_loss(logits, target, focus):
         `(loss, plain)`: the loss and, without gradient, the plain cross-entropy.
     """
     real = target != PAD_TOKEN
-    losses = F.cross_entropy(logits[real], target[real], reduction="none")
+    return focused_mean(F.cross_entropy(logits[real], target[real], reduction="none"), focus)
+
+
+def focused_mean(losses, focus):
+    """The two means of `focal_loss`, of the cross-entropies of single tokens `[N]`."""
     plain = losses.detach()
     weights = (-torch.expm1(-plain)).clamp_min(1e-3) ** focus
     return (weights / weights.mean() * losses).mean(), plain.mean()

@@ -107,6 +107,32 @@ class Studies(SmallData):
         (record,) = self.records("seeds_focus_0.5_epochs_2.jsonl")
         self.assertEqual((record["training"]["focus"], len(record["val_curve"])), (0.5, 2))
 
+    def test_seeds_on_a_gpu_are_trained_at_once_and_their_records_are_those_of_a_process(self):
+        class Gpu(str):
+            type = "cuda"  # so it says, and it is the CPU
+
+        with (
+            mock.patch.object(
+                recipes, "sizes_and_config", lambda _: (SMALL | {"dropout": 0}, None)
+            ),
+            mock.patch.object(cli, "choose_device", return_value=Gpu("cpu")) as choose,
+        ):
+            self.run_study(seeds, "--seeds", 2, todo=1)
+            output = self.run_study(seeds, "--device", "cuda", "--seeds", 2, 1, 0, 1, todo=2)
+            self.assertIn("2 runs to do, all at once", output)
+            self.assertEqual(self.run_study(seeds, "--seeds", 1, todo=0).count("pairs,"), 3)
+            self.assertEqual([call.args[0] for call in choose.mock_calls], [None, "cuda", None])
+            choose.return_value = torch.device("cpu")
+            self.run_study(seeds, "--output-dir", self.folder / "cpu", "--seeds", 0, 1, 2, todo=3)
+        records = self.records("seeds.jsonl", "seed")
+        self.assertEqual([record["seed"] for record in records], [0, 1, 2])
+        for ours, alone in zip(records, read_records(self.folder / "cpu/seeds.jsonl", ["seed"])):
+            self.assertEqual(list(ours), list(alone))
+            for name in set(ours) - {"weights_sha256", "seconds", "val_curve"}:
+                self.assertEqual(ours[name], alone[name], name)
+            for point, alone_point in zip(ours["val_curve"], alone["val_curve"]):
+                self.assertEqual(point[1:], alone_point[1:])
+
     def test_records_of_other_data_or_settings_are_not_mixed_in(self):
         path = self.folder / "results" / "beyond" / "seeds.jsonl"
         self.run_study(seeds, "--seeds", 0, todo=1)
