@@ -95,21 +95,28 @@ def classify(model, sequences, batch_size=None):
         sequences: `[N, L]`.
         batch_size: sequences in one pass; None chooses it by their length.
     """
-    device = next(model.parameters()).device
+    device, logits = next(model.parameters()).device, torch.empty(len(sequences), 2)
+    fill_by_batch(logits, sequences, lambda part: model(part.to(device)), batch_size)
+    return logits
+
+
+def fill_by_batch(results, sequences, answer, batch_size=None):
+    """Fill `results [N, ...]` with what `answer` makes of batches of `sequences [N, L]`.
+
+    The results are reserved beforehand: small ones between the large tensors of later batches would
+    keep the memory of these. `batch_size` is as for `classify`.
+    """
     batch_size = batch_size or max(1, TOKENS_AT_ONCE // sequences.size(1))
-    # Reserved beforehand: small results between the large tensors of later batches would keep the
-    # memory of these.
-    logits = torch.empty(len(sequences), 2)
 
     @torch.no_grad()
-    def answer(place, part):
-        place.copy_(model(part.to(device)))
+    def fill(place, part):
+        place.copy_(answer(part))
 
-    # One thread for each batch: threads that share every small product wait for each other.
+    # Each batch has one thread. When all threads share every small product, they mostly wait.
     threads = torch.get_num_threads()
     with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        list(pool.map(answer, logits.split(batch_size), sequences.split(batch_size)))
-    return logits
+        list(pool.map(fill, results.split(batch_size), sequences.split(batch_size)))
+    torch.set_num_threads(threads)
 
 
 def classify_group(model, sets, batch_size=None):

@@ -7,9 +7,11 @@ Shapes in comments: N sequences, L length, T queries, S keys, H heads.
 
 import math
 
+from support.cli import Progress
+
 import torch
 
-from extrapolation.analysis import TOKENS_AT_ONCE, load_group
+from extrapolation.analysis import fill_by_batch, load_group
 from extrapolation.evaluation import summarize
 from generate_data import GAP_LENGTH, GAP_SOURCES
 
@@ -25,7 +27,6 @@ STRETCHED = {
 }
 
 
-@torch.no_grad()
 def logits_under(model, sequences, positions, pairs):
     """Logits when the attention weights see other positions than the rest of the model.
 
@@ -44,14 +45,13 @@ def logits_under(model, sequences, positions, pairs):
     Returns:
         `{pair: logits [N, 2]}`, on the CPU.
     """
-    device = next(model.parameters()).device
-    logits = {pair: [] for pair in pairs}
-    for part in sequences.to(device).split(max(1, TOKENS_AT_ONCE // sequences.size(1))):
-        embeddings = model.embedding(part) * math.sqrt(model.d_model)
-        streams = {}
-        for pair in pairs:
-            rows = model.pos_encoding.rows_at(positions[pair[1]])
-            streams[pair] = embeddings + rows.to(embeddings)
+    weight = model.classifier.weight
+    rows = {name: model.pos_encoding.rows_at(places) for name, places in positions.items()}
+    logits = torch.empty(len(sequences), len(pairs), 2, dtype=weight.dtype)
+
+    def answer(part):  # [N, pairs, 2]
+        embeddings = model.embedding(part.to(weight.device)) * math.sqrt(model.d_model)
+        streams = {pair: embeddings + rows[pair[1]].to(embeddings) for pair in pairs}
         for layer in model.layers:
             weights = {}
             for name in dict(pairs):
@@ -59,10 +59,11 @@ def logits_under(model, sequences, positions, pairs):
                 weights[name] = layer.self_attn.scores(h, h, model.pos_encoding).softmax(dim=-1)
             for pair, stream in streams.items():
                 streams[pair] = after_layer(layer, stream, weights[pair[0]])
-        for pair, stream in streams.items():
-            pooled = model.pooling(model.norm(stream), model.classifier)
-            logits[pair].append(model.classifier(pooled).cpu())
-    return {pair: torch.cat(parts) for pair, parts in logits.items()}
+        pooled = [model.pooling(model.norm(each), model.classifier) for each in streams.values()]
+        return model.classifier(torch.stack(pooled, dim=1))
+
+    fill_by_batch(logits, sequences, answer)
+    return dict(zip(pairs, logits.unbind(dim=1)))
 
 
 def after_layer(layer, stream, weights):
@@ -126,7 +127,7 @@ def measure_dissection(model, data_dir, lengths, num_samples, trained):
     Returns:
         Records of `treatment`, `length`, `negatives`, `n`, `right`.
     """
-    records = []
+    progress, done, records = Progress("dissected values", sum(lengths)), 0, []
     for length in lengths:
         sequences, labels = load_group(data_dir, {"length": length}, num_samples, [KIND])[KIND]
         positions, pairs = treatments(length, trained, model.longest)
@@ -135,6 +136,8 @@ def measure_dissection(model, data_dir, lengths, num_samples, trained):
             record = {"treatment": treatment, "length": length, "negatives": KIND, "n": len(labels)}
             right = int((logits[pair].argmax(dim=1) == labels).sum())
             records.append({**record, "right": right})
+        done += length
+        progress.update(done)
     return records
 
 
