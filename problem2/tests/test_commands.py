@@ -2,6 +2,7 @@
 
 import json
 import math
+import runpy
 import subprocess
 import sys
 from dataclasses import replace
@@ -26,9 +27,12 @@ MODULE = HOME / "beyond"
 
 class Named(TemporaryFolder):
     def run_beyond(self, *arguments):
-        run = [sys.executable, MODULE, *arguments]
-        done = subprocess.run(run, cwd=self.folder, capture_output=True, text=True)
-        return done.returncode, done.stdout, done.stderr
+        with (
+            mock.patch.object(sys, "argv", [str(MODULE), *arguments]),
+            mock.patch.object(sys, "path", sys.path.copy()),
+        ):
+            main = runpy.run_path(str(MODULE / "__main__.py"))["main"]
+            return command(lambda _: main())
 
     def test_without_a_name_the_commands_are_listed(self):
         readme = (MODULE / "README.md").read_text(encoding="utf-8")
@@ -39,9 +43,12 @@ class Named(TemporaryFolder):
         self.assertEqual(len(commands), 8)
         for name in commands:
             self.assertTrue((MODULE / f"{name}.py").exists(), name)
-        status, output, errors = self.run_beyond("draws", "--help")
-        self.assertEqual((status, errors), (0, ""))
-        self.assertIn("beyond draws", output.splitlines()[0])
+
+        # From another folder, in a process of its own.
+        run = [sys.executable, MODULE, "draws", "--help"]
+        done = subprocess.run(run, cwd=self.folder, capture_output=True, text=True)
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        self.assertIn("beyond draws", done.stdout.splitlines()[0])
 
     def test_mistakes_are_one_line(self):
         self.assert_one_line(self.run_beyond("abacus"), "abacus", "draws")

@@ -4,9 +4,11 @@ import json
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import unittest
+from pathlib import Path
 from unittest import mock
 
 from support import files
@@ -89,10 +91,14 @@ class Remedies(SmallData):
 class Draws(SmallData):
     """The commands on the committed models and records, in which they must find nothing to do."""
 
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.data = Path(cls.enterClassContext(tempfile.TemporaryDirectory()))
+        generate_data.generate(cls.data, generate_extrapolation=False)
+
     def setUp(self):
         super().setUp()
-        self.data = self.folder / "data"
-        generate_data.generate(self.data, generate_extrapolation=False)
         for name in ("draws.jsonl", "gaps.jsonl"):
             shutil.copy(RESULTS / "beyond" / name, self.folder)
 
