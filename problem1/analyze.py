@@ -4,6 +4,7 @@ Pictures go to attention_patterns/, records with figures to head_analysis/, besi
 """
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from support import cli, files
@@ -43,18 +44,33 @@ def main(arguments=None):
 
 
 def analyze(model, args, output_dir):
-    """Every measurement on the model: records in `output_dir`, and figures drawn from these.
+    """Every measurement on the model: records in `output_dir`, and figures drawn from these."""
+    digest = files.weights_digest(model)
+    # A thread of its own draws while the next step is measured.
+    with ThreadPoolExecutor(1) as artist:
+        try:
+            drawn = list(measure(model, args, output_dir, digest, artist.submit))
+        except BaseException:
+            artist.shutdown(cancel_futures=True)
+            raise
+    for picture in drawn:
+        picture.result()  # raises what went wrong there
+    name_stale_records(output_dir, digest)
+
+
+def measure(model, args, output_dir, digest, submit):
+    """Take the measurements step by step, and yield what `submit` gives for each figure.
 
     The records are rounded first, as in their files, so that a file gives the same figure.
     """
-    start, digest = time.perf_counter(), files.weights_digest(model)
+    start = time.perf_counter()
     pictures, folder = output_dir / "attention_patterns", output_dir / "head_analysis"
 
     def save(name, record):
         files.write_json(folder / f"{name}.json", {files.WEIGHTS_DIGEST: digest} | record)
 
-    def draw(name, figure):
-        files.save_figure(folder / f"{name}.png", figure)
+    def draw(name, plot, *records):
+        return submit(draw_figure, folder / f"{name}.png", plot, *records)
 
     def done(what):
         print(f"{time.perf_counter() - start:4.0f} s  {what}", flush=True)
@@ -71,12 +87,13 @@ def analyze(model, args, output_dir):
     maps = files.rounded(study_maps(model, *sets.test, args.batch_size))
     save("patterns", {"heads": maps["heads"], "example": maps["cases"][-1]})
     for record in maps["heads"]:
-        files.save_figure(pictures / f"{record['head']}.png", figures.plot_head(record))
+        yield submit(draw_figure, pictures / f"{record['head']}.png", figures.plot_head, record)
     for kind in KINDS:
         of_kind = [record for record in maps["heads"] if record["kind"] == kind]
-        files.save_figure(pictures / f"overview_{kind}.png", figures.plot_overview(of_kind))
+        path = pictures / f"overview_{kind}.png"
+        yield submit(draw_figure, path, figures.plot_overview, of_kind)
     for case in maps["cases"]:
-        draw_case(case, pictures)
+        yield submit(draw_case, case, pictures)
     done(f"attention maps in {pictures}")
 
     matches = on_test.clean.matches.float().mean().item()
@@ -86,7 +103,7 @@ def analyze(model, args, output_dir):
             "that does not add are not judged; train it for longer",
             flush=True,
         )
-        return name_stale_records(output_dir, digest)
+        return
 
     # 3. Ablation: a head matters if answers go wrong when its output is replaced. Three ways of
     # replacing it must agree before a head is called critical or redundant.
@@ -98,9 +115,10 @@ def analyze(model, args, output_dir):
     for record in ablation["records"]:
         of_set[record["set"]].append(record)
     gradients, baseline = importance["importance"]["gradient"], ablation["baseline"]["test"]
-    draw("head_importance", figures.plot_importance(of_set["test"], gradients, baseline))
-    draw("ablation_breakdown", figures.plot_breakdown(of_set["stratified"]))
-    draw("rank_correlation", figures.plot_rank_correlation(importance["rank_correlation"]))
+    yield draw("head_importance", figures.plot_importance, of_set["test"], gradients, baseline)
+    yield draw("ablation_breakdown", figures.plot_breakdown, of_set["stratified"])
+    correlations = importance["rank_correlation"]
+    yield draw("rank_correlation", figures.plot_rank_correlation, correlations)
     verdicts = list(ablation["verdicts"].values())
     done(f"ablation: {', '.join(f'{verdicts.count(name)} {name}' for name in VERDICTS)}")
     pairs = losses["pairs"]["pairs"]
@@ -114,7 +132,7 @@ def analyze(model, args, output_dir):
     pruning = study_pruning(choosing, reporting, stratified, ranking, sets)
     pruning = files.rounded(pruning)
     save("pruning", pruning)
-    draw("pruning", figures.plot_pruning(pruning["orders"], pruning["subsets"]))
+    yield draw("pruning", figures.plot_pruning, pruning["orders"], pruning["subsets"])
     for pruned in pruning["pruned_models"]:
         done(
             f"pruning by {pruned['method']}: {len(pruned['removed'])} of {pruning['heads']} heads "
@@ -127,14 +145,13 @@ def analyze(model, args, output_dir):
     carry = files.rounded(study_carry(model, sets, args.batch_size, args.num_samples))
     save("carry", carry)
     if carry["sites"]:
-        draw("carry_sites", figures.plot_sites(carry["sites"]))
+        yield draw("carry_sites", figures.plot_sites, carry["sites"])
         routes = [record for record in carry["sets"] if record["searched_on"][0] == "carry"]
-        draw("carry_route", figures.plot_route(routes, maps["heads"]))
+        yield draw("carry_route", figures.plot_route, routes, maps["heads"])
     for record in carry["sets"]:
         scores = record["conditions"].items()
         shares = ", ".join(f"{name} {score['exact']:.0%}" for name, score in scores)
         done(f"carry into column {record['column']}: {' '.join(record['sites'])}: {shares}")
-    name_stale_records(output_dir, digest)
 
 
 def load_problems(data_dir, model):
@@ -166,6 +183,10 @@ def draw_problem(model, text, folder):
         raise cli.UserError(f"--problem: {error}") from None
     digits = (to_digits(torch.tensor([number]), n) for number in numbers)
     print(f"drawn in {draw_case(make_case(model, *digits), folder)}")
+
+
+def draw_figure(path, plot, *records):
+    files.save_figure(path, plot(*records))
 
 
 def draw_case(case, folder):

@@ -20,9 +20,7 @@ def recipe(order, positions):
     """The `TrainingConfig` for an order of writing and a kind of positions."""
     if positions == "columns":
         return TrainingConfig(epochs=11, batch_size=32, lr=1.5e-3, exchange=0.0)
-    if order == ORDERS[1]:
-        return TrainingConfig(epochs=11, batch_size=32, lr=1.5e-3)
-    return TrainingConfig()
+    return TrainingConfig() if order == ORDERS[0] else TrainingConfig(epochs=11)
 
 
 def default_sizes():

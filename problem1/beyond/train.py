@@ -1,10 +1,12 @@
 """Train a model with another order of writing, or with other positions.
 
 Epochs, batch size and learning rate are by default those of train.py. If the units are written
-first, or positions are columns, they are 11, 32 and 0.0015: that is enough. The results are in
-results/beyond/right_to_left/ if the units are written first with sinusoidal positions, and else in
-a folder of runs/.
+first, half of the epochs are enough; if positions are columns, the three are 11, 32 and 0.0015. The
+results are in results/beyond/right_to_left/ if the units are written first with sinusoidal
+positions, and else in a folder of runs/.
 """
+
+from dataclasses import replace
 
 from support import cli, files
 
@@ -73,6 +75,7 @@ def main(arguments=None):
 
     # Train and test the model, and say what came out.
     sizes, config = sizes_and_config(args)
+    config = replace(config, exchange=default.exchange)
     device = cli.choose_device(args.device)
     with files.locked(args.output_dir):
         _, log = train_model(

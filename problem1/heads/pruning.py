@@ -17,8 +17,8 @@ from heads.examination import encode, margins
 from heads.exhaustive import find_wrong, score
 from heads.sites import KINDS, all_heads, attention_blocks, kind_of, recorded_outputs
 
-RANDOM_ORDERS = 20
-COUNTED = 40_000  # problems that a pruned model answers
+RANDOM_ORDERS = 10
+COUNTED = 20_000  # problems that a pruned model answers
 LOWEST = 0.5  # exact match at which a removal ends
 MOST_EXACT = 8  # heads of a type of which all subsets are tried: 256
 SAMPLED = 16  # subsets of each size that are tried of more heads

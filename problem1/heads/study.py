@@ -4,7 +4,7 @@ from heads.ablation import measure_ablation, prunable_alone, undecided, verdicts
 from heads.examination import Examination
 from heads.exhaustive import all_pairs
 from heads.interchange import interchanges
-from heads.pruning import greedy_order, mean_outputs, measure_orders, measure_pruned
+from heads.pruning import COUNTED, greedy_order, mean_outputs, measure_orders, measure_pruned
 
 
 def study_briefly(model, sets, batch_size=None, num_samples=None):
@@ -19,8 +19,8 @@ def study_briefly(model, sets, batch_size=None, num_samples=None):
     Returns:
         A record: `verdicts` of the heads, those `undecided` and shares `prunable_alone` on the
         reporting half of the test problems; for each of zero and mean the `orders` of greedy
-        removal (see `pruning.measure_orders`) and the `pruned` model on all pairs of numbers (see
-        `pruning.measure_pruned`); and the `sets` that hold a carry (see
+        removal (see `pruning.measure_orders`) and the `pruned` model (see `pruning.measure_pruned`),
+        by mean on all pairs of numbers; and the `sets` that hold a carry (see
         `interchange.find_smallest_set`).
     """
     choosing, reporting, stratified = (
@@ -28,9 +28,9 @@ def study_briefly(model, sets, batch_size=None, num_samples=None):
         for problems in (sets.choosing, sets.reporting, sets.stratified)
     )
     ablations = measure_ablation(reporting, "test")
-    pairs = all_pairs(sets.training.size(1) // 2)
-    orders, pruned = [], []
-    for name, outputs in (("zero", None), ("mean", mean_outputs(model, sets.training))):
+    some, every = (each[:COUNTED] for each in sets.pool), all_pairs(sets.training.size(1) // 2)
+    means, orders, pruned = mean_outputs(model, sets.training), [], []
+    for name, outputs, pairs in (("zero", None, some), ("mean", means, every)):
         order = {name: greedy_order(stratified, outputs)}
         orders += measure_orders(choosing, reporting, order, outputs)
         removed = orders[-1]["prunable_1_point"]
