@@ -294,6 +294,7 @@ def plot_route(sets, patterns):
             head = heads[site["block"], site["head_number"]]
             level = levels.index(site["block"])
             below = encoded if head["kind"] == "decoder.cross" else level - 1
+            below = 0 if site["block"] == "decoder.0.self" else below
             row = head["mean_weights"][head["queries"].index(site["position"])]
             # A key of the decoder is drawn where it is read in: under the digit produced there.
             keys = head["queries"] if head["kind"] == "decoder.self" else head["keys"]

@@ -75,8 +75,12 @@ def interchanges(model, sets, batch_size, num_samples=None):
             continue
         sites = measure_sites(interchange)
         searches = [search for search in SEARCHES if search[0] in interchange.conditions]
-        found = [find_smallest_set(interchange, sites, search) for search in searches]
-        yield sites, [record | examine_set(interchange, record) for record in found]
+        progress, found = Progress(f"sets of sites, column {column}", len(searches)), []
+        for search in searches:
+            record = find_smallest_set(interchange, sites, search)
+            found.append(record | examine_set(interchange, record))
+            progress.update(len(found))
+        yield sites, found
 
 
 class Pairs(NamedTuple):

@@ -19,9 +19,9 @@ def study_briefly(model, sets, batch_size=None, num_samples=None):
     Returns:
         A record: `verdicts` of the heads, those `undecided` and shares `prunable_alone` on the
         reporting half of the test problems; for each of zero and mean the `orders` of greedy
-        removal (see `pruning.measure_orders`) and the `pruned` model (see `pruning.measure_pruned`),
-        by mean on all pairs of numbers; and the `sets` that hold a carry (see
-        `interchange.find_smallest_set`).
+        removal (see `pruning.measure_orders`) and the `pruned` model (see
+        `pruning.measure_pruned`), by mean on all pairs of numbers; and the `sets` that hold a carry
+        (see `interchange.find_smallest_set`).
     """
     choosing, reporting, stratified = (
         Examination(model, *problems, batch_size)

@@ -83,7 +83,7 @@ class Server(ThreadingHTTPServer):
         port: 0 for a free one.
     """
 
-    daemon_threads = True
+    daemon_threads, request_queue_size = True, 64
 
     def __init__(self, page, groups, port=0):
         self.page = page
