@@ -92,7 +92,8 @@ def plot_seeds(records):
             error_kw={"linewidth": 0.8},
         )
     labels = [
-        f"s{10**column}\nseed {seed}\n{len(found['sites'])} sites" for column, seed, found in sets
+        f"s{10**column}\nseed {seed}\n{len(found['sites'])} site{'s'[: len(found['sites']) > 1]}"
+        for column, seed, found in sets
     ]
     bars.set_xticks(range(len(sets)), labels=labels, fontsize=7)
     bars.set(ylim=(0, 1.02), xlim=(-0.7, len(sets) - 0.3), ylabel="share of pairs")
