@@ -8,10 +8,12 @@ it marks such sentences in the margin of report.pdf and lists them.
 """
 
 import argparse
+import array
 import importlib.metadata
 import json
 import re
 import sys
+import zipfile
 from pathlib import Path
 
 from tables import filled
@@ -19,26 +21,8 @@ from tables import filled
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 TYPST = "0.15.2"
-# Records that may be missing. Typst cannot ask whether a file exists.
-OPTIONAL = (
-    "problem1/results/beyond/head_seeds.jsonl",
-    "problem1/results/beyond/benchmark.json",
-    "problem2/results/beyond/benchmark.json",
-    "problem1/results/beyond/robustness.json",
-    "problem2/results/beyond/robustness.json",
-    "problem1/results/beyond/seeds_focus_0.jsonl",
-    "problem1/results/beyond/right_to_left/seeds_epochs_5.jsonl",
-    "problem1/results/beyond/right_to_left/seeds.jsonl",
-    "problem1/results/beyond/right_to_left/head_seeds.jsonl",
-    "problem1/results/beyond/sizes/runs.jsonl",
-    "problem1/results/beyond/lengths/runs.jsonl",
-    "problem2/results/beyond/recommended/training_log.json",
-    "problem2/results/beyond/study/recommended.json",
-    "problem2/results/beyond/draws.jsonl",
-    "problem2/results/beyond/draws_intervals.json",
-    "problem2/results/beyond/gaps.jsonl",
-)
-RUNS = "problem2/results/beyond/study/runs.jsonl"
+LEARNED = ROOT / "problem2" / "results" / "learned"
+UNEXCHANGED = "problem1/results/beyond/seeds_exchange_0.jsonl"  # may be missing
 
 
 def author():
@@ -47,28 +31,34 @@ def author():
     fields = {}
     for key, label in (("name", "Full name"), ("email", "USC email")):
         found = re.search(rf"^- {label}:\s*(?:\*\*)?(.+?)(?:\*\*)?\s*$", readme, re.MULTILINE)
-        if not found:
-            sys.exit(f"README.md has no line `- {label}: ...`")
-        fields[key] = {"text": found[1].strip("[]<>"), "open": "to be filled in" in found[1]}
+        text = found[1] if found else sys.exit(f"README.md has no line `- {label}: ...`")
+        fields[key] = {"text": text.strip("[]<>"), "open": "to be filled in" in text}
     return fields
+
+
+def learned_rows():
+    """The learned position table, a list of rows: the one tensor of its size in the weights."""
+    model = json.loads((LEARNED / "training_log.json").read_text(encoding="utf-8"))["model"]
+    rows, width = model["max_len"], model["d_model"]
+    with zipfile.ZipFile(LEARNED / "best_model.pth") as archive:
+        (name,) = (m.filename for m in archive.infolist() if m.file_size == 4 * rows * width)
+        values = array.array("f", archive.read(name))
+    return [[round(v, 5) for v in values[row * width :][:width]] for row in range(rows)]
 
 
 def build(draft=False):
     """The report as PDF, and the claims in it that the records do not bear out."""
     try:
-        version = importlib.metadata.version("typst")
-    except importlib.metadata.PackageNotFoundError:
+        import typst
+    except ImportError:
         sys.exit(f"the report is set with Typst: pip install typst=={TYPST}")
-    if version != TYPST:
-        sys.exit(
-            f"typst {version} sets other bytes than the pinned one: pip install typst=={TYPST}"
-        )
-    import typst
+    if (version := importlib.metadata.version("typst")) != TYPST:
+        sys.exit(f"typst {version} sets other bytes: pip install typst=={TYPST}")
 
     inputs = {
         "author": author(),
-        "present": [f"/{path}" for path in OPTIONAL if (ROOT / path).is_file()],
-        "runs": [f"/{RUNS}"] if (ROOT / RUNS).is_file() else [],
+        "learned_rows": learned_rows(),
+        "unexchanged": f"/{UNEXCHANGED}" if (ROOT / UNEXCHANGED).is_file() else None,
         "draft": draft,
     }
     source = {
@@ -78,52 +68,31 @@ def build(draft=False):
         "sys_inputs": {key: json.dumps(value) for key, value in inputs.items()},
     }
     try:
-        broken = (
-            json.loads(typst.query(selector="<broken>", field="value", **source)) if draft else []
-        )
-        return typst.compile(format="pdf", timestamp=0, **source), broken
+        report = typst.compile(format="pdf", timestamp=0, **source)
+        broken = typst.query(selector="<broken>", field="value", **source) if draft else "[]"
     except (typst.TypstError, RuntimeError) as error:  # what compile and query raise
-        sys.exit(
-            f"{error.message}\n{error.diagnostic}"
-            if getattr(error, "diagnostic", None)
-            else str(error)
-        )
+        sys.exit(getattr(error, "diagnostic", None) or str(error))
+    return report, json.loads(broken)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--check",
-        action="store_true",
-        help="write nothing; exit with 1 if README.md or report.pdf is not up to date",
-    )
-    parser.add_argument(
-        "--draft",
-        action="store_true",
-        help="build report.pdf although sentences do not fit the records: mark and list them",
-    )
+    way = parser.add_mutually_exclusive_group()
+    way.add_argument("--check", action="store_true", help="write nothing; 1 if not up to date")
+    way.add_argument("--draft", action="store_true", help="mark sentences that do not hold")
     args = parser.parse_args()
-    if args.check and args.draft:
-        parser.error("give --check or --draft, not both")
-    check = args.check
     report, broken = build(args.draft)
-    made = {
-        "README.md": filled((ROOT / "README.md").read_text(encoding="utf-8")).encode(),
-        "report.pdf": report,
-    }
-    for name, content in made.items():
+    readme = filled((ROOT / "README.md").read_text(encoding="utf-8"))
+    for name, content in {"README.md": readme.encode(), "report.pdf": report}.items():
         path = ROOT / name
-        if not check:
+        if not args.check:
             path.write_bytes(content)
         elif not path.is_file() or path.read_bytes() != content:
             sys.exit(f"{name} is not what the records in results/ give: python .report/build.py")
-        print(f"{name}: {len(content):,} bytes, {'up to date' if check else 'written'}")
+        print(f"{name}: {len(content):,} bytes, {'up to date' if args.check else 'written'}")
     if broken:
-        print(
-            f"The records do not bear out {len(broken)} sentences, marked in the margin:",
-            *broken,
-            sep="\n- ",
-        )
+        print(f"The records do not bear out {len(broken)} sentences, marked in the margin:")
+        print(*(f"- {claim}" for claim in broken), sep="\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The table of README.md, between `<!-- table: NAME -->` and `<!-- end -->`."""
+"""The tables of README.md, between `<!-- table: NAME -->` and `<!-- end -->`."""
 
 import json
 import math
@@ -6,16 +6,14 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-ADDITION, SORTING = ROOT / "problem1" / "results", ROOT / "problem2" / "results"
+ADDITION, SORTING = ROOT / "problem1" / "results", ROOT / "problem2" / "results" / "beyond"
 REQUIRED = ("sinusoidal", "learned", "none")
 
 
 def read(path):
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def read_lines(path):
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    """A record, or a list of the records of a file with one a line."""
+    text = path.read_text(encoding="utf-8")
+    return json.loads(text) if path.suffix == ".json" else [*map(json.loads, text.splitlines())]
 
 
 def percent(share, digits=1):
@@ -23,107 +21,68 @@ def percent(share, digits=1):
     return f"{math.floor(100 * share * 10**digits + 0.5) / 10**digits:.{digits}f}%"
 
 
-def span(values, show):
-    """The lowest and the highest of the values as `show` writes them; one if they look alike."""
-    low, high = show(min(values)), show(max(values))
-    return low if low == high else f"{low} to {high}"
+def span(values):
+    """The lowest and the highest share in percent; one if they look alike."""
+    return " to ".join(dict.fromkeys(map(percent, (min(values), max(values)))))
 
 
 def table(head, rows):
     return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows))
 
 
-def study_runs(variant):
-    """The records of the study's runs of a variant, by seed."""
-    lines = read_lines(SORTING / "beyond" / "study" / "runs.jsonl")
-    runs = [run for run in lines if run["variant"] == variant]
-    for run in runs:
-        run["accuracy"] = [with_accuracy(entry) for entry in run["accuracy"]]
-        run["test"] = with_accuracy(run["test"])
-    return sorted(runs, key=lambda run: run["seed"])
-
-
-def with_accuracy(counts):
-    return counts | {"accuracy": counts["right"] / counts["n"]}
-
-
-def accuracy(record, length, negatives, gap_source=None):
-    """The accuracy of a run on one test set."""
-    return next(
-        entry["accuracy"]
-        for entry in record["accuracy"]
-        if (entry["length"], entry["negatives"], entry["gap_source"])
-        == (length, negatives, gap_source)
-    )
-
-
-def seeds_without_error(path):
-    """How many training seeds make no error in all pairs: those that settled the recipe, others."""
-    records = read_lines(path)
-    groups = {
-        "seeds 0 to 4": [record for record in records if record["seed"] < 5],
-        "later seeds, run once": [record for record in records if record["seed"] >= 5],
-    }
-    return "; ".join(
-        f"{sum(record['errors'] == 0 for record in group)} of {len(group)} ({name})"
-        for name, group in groups.items()
-        if group
-    )
-
-
 def addition():
-    """What came out in problem 1, a line each."""
-    log = read(ADDITION / "training_log.json")
-    every = read(ADDITION / "beyond" / "exhaustive.json")
-    verdicts = list(read(ADDITION / "head_analysis" / "ablation.json")["verdicts"].values())
-    low, high = log["test"]["exact_match_interval"]
-    count = {name: verdicts.count(name) for name in set(verdicts)}
-    beyond = ADDITION / "beyond"
-    rows = {
-        f"{log['test']['n']:,} test problems": f"{percent(log['test']['exact_match'], 2)} right "
-        f"(95% interval {percent(low, 2)} to {percent(high, 2)})",
-        f"all {every['pairs']:,} pairs": f"{every['errors']} wrong",
-        "training seeds without error in all pairs, highest digit first": seeds_without_error(
-            beyond / "seeds.jsonl"
-        ),
-        "the same, units first": seeds_without_error(beyond / "right_to_left" / "seeds.jsonl"),
-        f"{len(verdicts)} heads, ablated singly by three methods": f"{count['critical']} critical, "
-        f"{count['redundant']} redundant, {count['depends on the method']} depend on the method",
-    }
-    return table(["addition", "result"], rows.items())
+    """What came out in problem 1: a column an order of writing."""
+    columns = []
+    for folder in (ADDITION, ADDITION / "beyond" / "right_to_left"):
+        beyond = folder / "beyond" if folder == ADDITION else folder
+        test, every = read(folder / "training_log.json")["test"], read(beyond / "exhaustive.json")
+        seeds, heads = read(beyond / "seeds.jsonl"), folder / "head_analysis"
+        verdicts = list(read(heads / "ablation.json")["verdicts"].values())
+        orders = {each["order"]: each for each in read(heads / "pruning.json")["orders"]}
+        shares = [
+            percent(share, 2) for share in (test["exact_match"], *test["exact_match_interval"])
+        ]
+        rows = {f"{test['n']:,} test problems right": "{} (95% interval {} to {})".format(*shares)}
+        rows[f"wrong of all {every['pairs']:,} pairs"] = every["errors"]
+        right = sum(record["errors"] == 0 for record in seeds)
+        rows["training seeds without an error in all pairs"] = f"{right} of {len(seeds)}"
+        rows[f"critical heads of {len(verdicts)}"] = verdicts.count("critical")
+        for name, order in {
+            "set to zero": "greedy",
+            "replaced by constants": "greedy, mean",
+        }.items():
+            rows[f"heads {name} for under a point"] = orders[order]["prunable_1_point"]
+        columns.append(rows)
+    rows = [[name, *(str(column[name]) for column in columns)] for name in columns[0]]
+    return table(["addition", "highest digit first", "units first"], rows)
 
 
 def sorting():
     """Accuracy of the sorting models: a column a model, lowest to highest of the seeds."""
-    records = read_lines(SORTING / "beyond" / "seeds.jsonl")
-    runs = {
-        encoding: [record for record in records if record["encoding"] == encoding]
-        for encoding in REQUIRED
-    } | {"recommended": study_runs("recommended")}
-    rows = {"test split, 8 to 16 values": lambda record: record["test"]["accuracy"]}
-    sets = [("swap", n) for n in (32, 64, 128, 256)] + [("one_inversion", n) for n in (16, 256)]
-    for kind, length in sets:
-        name = {"swap": "swaps", "one_inversion": "one inversion"}[kind]
-        rows[f"{name}, {length} values"] = lambda record, length=length, kind=kind: accuracy(
-            record, length, kind
-        )
-    return table(
-        ["sorting", *runs],
-        [
-            [name, *(span([measure(run) for run in group], percent) for group in runs.values())]
-            for name, measure in rows.items()
-        ],
-    )
 
+    def accuracy(run, length, kind):
+        wanted = {"length": length, "negatives": kind, "gap_source": None}.items()
+        sets = run["accuracy"] if kind else [run["test"] | dict(wanted)]
+        found = next(each for each in sets if wanted <= each.items())
+        return found["accuracy"] if "accuracy" in found else found["right"] / found["n"]
 
-TABLES = {"addition": addition, "sorting": sorting}
+    seeds, study = read(SORTING / "seeds.jsonl"), read(SORTING / "study" / "runs.jsonl")
+    runs = {name: [run for run in seeds if run["encoding"] == name] for name in REQUIRED}
+    runs["recommended"] = [run for run in study if run["variant"] == "recommended"]
+    sets = {"test split, 8 to 16 values": (None, None)}
+    sets |= {f"swaps, {n} values": (n, "swap") for n in (32, 64, 128, 256)}
+    sets |= {f"one inversion, {n} values": (n, "one_inversion") for n in (16, 256)}
+    rows = []
+    for name, chosen in sets.items():
+        cells = (span([accuracy(run, *chosen) for run in group]) for group in runs.values())
+        rows.append([name, *cells])
+    return table(["sorting", *runs], rows)
 
 
 def filled(readme):
     """The text of README.md with its tables made anew."""
-
-    def replace(found):
-        return f"{found[1]}\n\n{TABLES[found[2]]()}\n\n{found[3]}"
-
-    pattern = r"(<!-- table: (\w+) -->)\n.*?\n?(<!-- end -->)"
-    return re.sub(pattern, replace, readme, flags=re.DOTALL)
+    for name, make in {"addition": addition, "sorting": sorting}.items():
+        start, end = f"<!-- table: {name} -->", "<!-- end -->"
+        pattern = rf"{start}\n.*?{end}"
+        readme = re.sub(pattern, f"{start}\n\n{make()}\n\n{end}", readme, flags=re.DOTALL)
+    return readme
