@@ -14,13 +14,21 @@ from torch import nn
 
 from attention import MultiHeadAttention, create_causal_mask, scaled_dot_product_attention
 from beyond.recipes import default_sizes
-from dataset import START_TOKEN, VOCAB_SIZE, encode_problems
+from dataset import ORDERS, START_TOKEN, VOCAB_SIZE, encode_problems
+from heads import batches
+from heads.exhaustive import find_wrong
 from model import PositionalEncoding, Seq2SeqTransformer
 from train import TrainingConfig, make_optimizer, train_epoch
 
 ROUNDS = 9
 DECODED = 512  # problems at once
-REFERENCES = {"nn.Transformer": 1.0, "matrix products": 2.0}  # and the most that the ratio may be
+COUNTED = 4096  # pairs of numbers
+# What a task is timed against, and the most that the ratio may be.
+TARGETS = {
+    "training step": {"nn.Transformer": 1.0, "matrix products": 1.4},
+    "decoding": {"nn.Transformer": 1.0, "matrix products": 2.0},
+    "all pairs": {"matrix products": 1.4},
+}
 
 
 class PyTorchTransformer(nn.Module):
@@ -104,7 +112,7 @@ def compare_all(section, ours, pytorch, rounds):
     times = timing.times_in_turn(functions, rounds)
     return [
         section | {"target": target} | timing.compare(times, "ours", against)
-        for against, target in REFERENCES.items()
+        for against, target in TARGETS[section["section"]].items()
     ]
 
 
@@ -131,6 +139,25 @@ def measure_decoding(rounds):
     return compare_all(section, ours, pytorch, rounds)
 
 
+def measure_pairs(rounds):
+    """The check of many pairs of numbers, a batch a thread, against its products: a record."""
+    model = models()[0].eval()
+    model.training_info = {"order": ORDERS[0]}
+    a, b = torch.randint(1, 10, (2, COUNTED, 3))
+    parts = batches.split(torch.arange(COUNTED))
+    one = timing.products_alone(lambda: find_wrong(model, a[parts[0]], b[parts[0]], len(parts[0])))
+
+    def products():
+        threads = [model] * batches.threads(a.device)
+        list(batches.in_batches(lambda model, part: one(), threads, parts))
+
+    functions = {"ours": lambda: find_wrong(model, a, b), "matrix products": products}
+    section = {"section": "all pairs", "pairs": COUNTED} | default_sizes()
+    ((against, target),) = TARGETS["all pairs"].items()
+    times = timing.times_in_turn(functions, rounds)
+    return [section | {"target": target} | timing.compare(times, "ours", against)]
+
+
 def main(arguments=None):
     attention = [
         partial(
@@ -142,5 +169,5 @@ def main(arguments=None):
         )
         for length in timing.LENGTHS
     ]
-    measures = [measure_training_step, measure_decoding, *attention]
+    measures = [measure_training_step, measure_decoding, measure_pairs, *attention]
     timing.run_benchmark(__doc__, measures, ROUNDS, arguments)
