@@ -186,11 +186,11 @@ def plot_benchmark(record):
         style, label = "--" if number % 2 else "-", f"{against}, mask {mask}, {passes}"
         attention.plot(*zip(*curve), "os^"[number // 2], linestyle=style, color=colour, label=label)
     attention.axhline(1, color=plots.GREY, linewidth=0.8, linestyle=":")
-    attention.set(xscale="log", yscale="log", ylim=(0.5, 100), title="Attention alone")
+    attention.set(xscale="log", yscale="log", ylim=(0.1, 100), title="Attention alone")
     attention.set(xlabel="length (tokens)", ylabel="ours / theirs (time)")
     attention.set_xticks(LENGTHS, labels=map(str, LENGTHS))
     attention.minorticks_off()
-    attention.legend(fontsize=7, loc="upper left")
+    attention.legend(fontsize=7, loc="upper left", handlelength=4)
     for axes in (bars, attention):
         axes.grid(alpha=0.3)
     return figure
