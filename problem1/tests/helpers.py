@@ -29,7 +29,7 @@ def text_stream(content=b"", encoding="utf-8"):
 
 
 def command(main, *arguments, stdin=b"", encoding="utf-8"):
-    """Run a command's main as its script would.
+    """Run a command's main as its script would, but without progress.
 
     Returns:
         `(exit status, standard output, standard error)`.
@@ -39,6 +39,7 @@ def command(main, *arguments, stdin=b"", encoding="utf-8"):
         contextlib.redirect_stdout(output),
         contextlib.redirect_stderr(errors),
         mock.patch.object(sys, "stdin", text_stream(stdin)),
+        mock.patch.object(cli.Progress, "update"),
     ):
         try:
             cli.run(lambda: main([str(argument) for argument in arguments]))
