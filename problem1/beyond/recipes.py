@@ -17,7 +17,10 @@ def records_folder(order):
 
 
 def recipe(order, positions):
-    """The `TrainingConfig` for an order of writing and a kind of positions."""
+    """The `TrainingConfig` for an order of writing and a kind of positions.
+
+    Units first, half of the epochs are enough.
+    """
     if positions == "columns":
         return TrainingConfig(epochs=11, batch_size=32, lr=1.5e-3, exchange=0.0)
     return TrainingConfig() if order == ORDERS[0] else TrainingConfig(epochs=11)

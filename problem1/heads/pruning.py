@@ -201,7 +201,7 @@ def measure_pruned(reporting, order, removed, means, a, b):
     Returns:
         A record: `left` and `removed` are names of heads; `exact_match` of the reporting problems,
         and as a check `exact_match_resampled`, with the heads' outputs in other problems; the
-        `parameters` left; the `wrong` of `n` problems, and those `wrong_by_cascade_length`.
+        `parameters` left; the `errors` in how many `pairs`, and the same `by_cascade_length`.
     """
     heads = {site.name(): site for site in all_heads(reporting.model)}
     gone = [heads[name] for name in order["heads"][:removed]]
@@ -235,9 +235,10 @@ def without_heads(model, heads, means=None):
         gone = [site.head for site in heads if site.block == block]
         if not gone:
             continue
-        width, numbers = attention.d_k, torch.arange(attention.num_heads)
-        kept = ~torch.isin(numbers, torch.tensor(gone)).repeat_interleave(width)  # [d_model]
         weight, bias = attention.W_o.weight.detach(), attention.W_o.bias.detach()
+        kept = torch.ones(attention.num_heads, dtype=torch.bool, device=weight.device)
+        kept[gone] = False
+        kept = kept.repeat_interleave(attention.d_k)  # [d_model]
         if means is not None:
             constant = attention.combine_heads(means[block])[0] * ~kept  # [T, d_model]
             bias = bias + constant @ weight.T
@@ -255,7 +256,7 @@ class PositionLinear(nn.Module):
 
     def __init__(self, weight, bias):
         super().__init__()
-        self.weight, self.bias = nn.Parameter(weight), nn.Parameter(bias)  # [T or 1, out]
+        self.weight, self.bias = nn.Parameter(weight), nn.Parameter(bias)  # [T, out] or [out]
 
     def forward(self, x):
         bias = self.bias if self.bias.dim() == 1 else self.bias[: x.size(1)]
