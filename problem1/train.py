@@ -37,7 +37,7 @@ class TrainingConfig:
     `warmup` is the share of all steps in which the learning rate rises from 0 to `lr`; it then
     falls to 0 along half a cosine. `weight_decay` is for linear layers and embeddings, not for
     biases and norms. `focus` is the exponent of `focal_loss`. `clip_norm` bounds the gradient.
-    `exchange` is the probability of `exchange_operands`.
+    `exchange` is the probability in `exchange_digits`.
     """
 
     epochs: int = 22
@@ -99,15 +99,15 @@ def focused_mean(losses, focus):
     return (weights / weights.mean() * losses).mean(), plain.mean()
 
 
-def exchange_operands(source, probability):
-    """Sources `[B, 2n + 1]` in which each problem a + b is, with this probability, b + a.
+def exchange_digits(source, probability):
+    """Sources `[B, 2n + 1]` in which the two digits of a column have, at random, changed places.
 
-    The sum is the same. So one training problem shows both of its orders in time.
+    The sum is the same: 347 + 159 = 357 + 149. So one training problem shows up to 2^n in time.
     """
-    a, b = decode_problems(source)
-    n = a.size(1)
-    exchanged = torch.cat([b, source[:, n : n + 1], a], dim=1)
-    return torch.where(torch.rand(len(source), 1) < probability, exchanged, source)
+    a, b = decode_problems(source)  # [B, n] each
+    n, exchanged = a.size(1), torch.rand(a.shape) < probability
+    plus = source[:, n : n + 1]
+    return torch.cat([torch.where(exchanged, b, a), plus, torch.where(exchanged, a, b)], dim=1)
 
 
 def score_tokens(predicted, target):
@@ -142,7 +142,7 @@ def train_epoch(model, loader, optimizer, config, epoch):
             group["lr"] = lr
 
         # The decoder reads the right answer, shifted by the start token, and predicts it.
-        source = exchange_operands(batch["input"], config.exchange).to(device)
+        source = exchange_digits(batch["input"], config.exchange).to(device)
         target = batch["target"].to(device)
         logits = model(source, shift_right(target), padding_mask(source))
         loss, plain = focal_loss(logits, target, config.focus)

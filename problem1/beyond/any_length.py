@@ -23,8 +23,9 @@ from train import EVALUATION_BATCH, fit, make_model
 
 CONFIG = replace(recipe(ORDER, "columns"), epochs=6)
 SIZES = {"d_model": 64, "num_heads": 4, "d_ff": 256, "dropout": 0.0}
-KEYS = ("width", "heads", "seed")
+KEYS = ("seed",)
 SIZES |= {"num_encoder_layers": 1, "num_decoder_layers": 1}
+KEPT = files.WEIGHTS_DIGEST, "parameters", "training", "train_sha256", "best_epoch", "seconds"
 ONE_DIGIT = 5  # how often each of the 100 problems of one digit is in the training problems
 
 
@@ -49,17 +50,17 @@ def read_problems(split, digits, order):
     return dataset
 
 
-def train_adder(seed, sizes=SIZES, kind=LocalTransformer, order=ORDER):
-    """Train a model on the problems of `make_data`.
+def train_adder(config, sizes=SIZES, kind=LocalTransformer, order=ORDER):
+    """Train a model on the problems of `make_data`, as the `TrainingConfig` says.
 
     Returns:
         `(model, log)`: the model with the weights that were best on validation problems, in
         evaluation mode, and what there is to know of its training.
     """
-    start, config = time.perf_counter(), replace(CONFIG, seed=seed)
+    start = time.perf_counter()
     train_sets = [read_problems("train", digits, order) for digits in TRAINED]
     val_sets = [read_problems("val", digits, order) for digits in TRAINED if digits > 1]
-    model = make_model(seed, "cpu", kind, **sizes)
+    model = make_model(config.seed, "cpu", kind, **sizes)
     digest = sha256()
     for part in train_sets:
         digest.update(part.inputs.numpy().tobytes())
@@ -89,16 +90,10 @@ def train_adder(seed, sizes=SIZES, kind=LocalTransformer, order=ORDER):
     return model.eval(), log | {files.WEIGHTS_DIGEST: files.weights_digest(model)}
 
 
-def do_run(width, heads, seed, folder):
-    """Train with one size and one seed, and prove: the run's record."""
-    sizes = {"d_model": width, "num_heads": heads, "d_ff": 4 * width}
-    model, log = train_adder(seed, SIZES | sizes)
-    kept = files.WEIGHTS_DIGEST, "parameters", "training", "train_sha256", "best_epoch", "seconds"
-    return {
-        **dict(zip(KEYS, (width, heads, seed))),
-        **{key: log[key] for key in kept},
-        **prove(model),
-    }
+def do_run(seed, folder):
+    """Train with one seed, and prove: the run's record."""
+    model, log = train_adder(replace(CONFIG, seed=seed))
+    return {"seed": seed, **{key: log[key] for key in KEPT}, **prove(model)}
 
 
 def summary(proof):
@@ -116,16 +111,6 @@ def main(arguments=None):
     studies.add_arguments(parser)
     parser.set_defaults(seeds=None)
     parser.add_argument(
-        "--widths",
-        type=cli.whole_number(1, 1000),
-        nargs="+",
-        default=None,
-        help="with --seeds: widths of the model instead of 64, with the records in sizes.jsonl",
-    )
-    parser.add_argument(
-        "--heads", type=cli.whole_number(1, 64), default=4, help="with --widths: heads a layer"
-    )
-    parser.add_argument(
         "--output-dir",
         type=Path,
         default=cli.RESULTS_DIR / "beyond" / "any_length",
@@ -136,22 +121,20 @@ def main(arguments=None):
 
     # With seeds: do the runs that are not in the file yet, and say how many are proved.
     if args.seeds is not None:
-        path = args.output_dir / ("sizes.jsonl" if args.widths else "seeds.jsonl")
+        path = args.output_dir / "seeds.jsonl"
         refuse_others(
             path, lambda record: {"training": asdict(replace(CONFIG, seed=record["seed"]))}
         )
-        widths, heads = args.widths or [SIZES["d_model"]], args.heads
-        todo = [(width, heads, seed) for width in widths for seed in args.seeds]
+        todo = [(seed,) for seed in args.seeds]
         records = studies.do_runs(do_run, todo, path, KEYS, args)
         for record in records:
-            name = ", ".join(f"{key} {record[key]}" for key in KEYS)
-            print(f"{name} ({record['parameters']:,} parameters): {summary(record)}")
+            print(f"seed {record['seed']}: {summary(record)}")
         print(f"{sum(record['proved'] for record in records)} of {len(records)} are proved")
         return
 
     # Train the model and try every window.
     with files.locked(args.output_dir):
-        model, log = train_adder(CONFIG.seed)
+        model, log = train_adder(CONFIG)
         about = {files.WEIGHTS_DIGEST: log[files.WEIGHTS_DIGEST]}
         proof = about | prove(model)
         # Replace the results of the run before, all together.

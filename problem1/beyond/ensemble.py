@@ -18,7 +18,7 @@ from torch.func import functional_call, stack_module_state, vmap
 from torch.nn import functional as F
 
 from dataset import shift_right
-from train import exchange_operands, focused_mean, learning_rate, make_optimizer
+from train import exchange_digits, focused_mean, learning_rate, make_optimizer
 
 WARM_UP = 3  # calls before a CUDA graph is recorded
 
@@ -121,7 +121,7 @@ def draw_batches(loader, config, seeds, epoch):
     seen = []
     for seed in seeds:
         torch.manual_seed(seed * 1_000_000 + epoch)
-        seen.append([(exchange_operands(b["input"], config.exchange), b["target"]) for b in loader])
+        seen.append([(exchange_digits(b["input"], config.exchange), b["target"]) for b in loader])
     return [map(torch.stack, zip(*batches)) for batches in zip(*seen)]
 
 

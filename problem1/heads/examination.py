@@ -9,10 +9,10 @@ from typing import NamedTuple
 import torch
 
 from attention import create_causal_mask
-from dataset import decode_problems, encode_problems, in_order, number_range, shift_right, to_digits
+from dataset import encode_problems, in_order, number_range, shift_right, to_digits
 from heads import batches
 from heads.carries import carry_pattern, cascade_length
-from heads.exhaustive import MOST_PAIRS, all_pairs, count_pairs, pair_index
+from heads.exhaustive import MOST_PAIRS, all_pairs, count_pairs, find_unseen
 from heads.sites import ablated, recorded_outputs, target_labels
 
 STRATIFIED = 480
@@ -59,9 +59,9 @@ def encode(a, b, order):
 
 
 def unseen_pairs(excluded):
-    """Digits `a [N, n]`, `b [N, n]` of the problems that are not in `excluded [M, S]`, shuffled.
+    """Digits `a [N, n]`, `b [N, n]` of the problems that training on `excluded [M, S]` never shows.
 
-    All there are; of numbers of more than three digits, a million drawn at random.
+    All there are, shuffled; of numbers of more than three digits, a million drawn at random.
     """
     n = excluded.size(1) // 2
     generator = torch.Generator().manual_seed(0)
@@ -73,7 +73,7 @@ def unseen_pairs(excluded):
         low, high = number_range(n)
         drawn = torch.randint(low, high + 1, (2, MOST_PAIRS), generator=generator)
         a, b = (to_digits(numbers, n) for numbers in drawn)
-    unseen = ~torch.isin(pair_index(a, b), pair_index(*decode_problems(excluded)))
+    unseen = find_unseen(a, b, excluded)
     return a[unseen], b[unseen]
 
 

@@ -64,6 +64,19 @@ def pair_index(a, b):
     return (to_numbers(a) - low) * (high - low + 1) + to_numbers(b) - low
 
 
+def shown_index(a, b):
+    """A number `[N]` that problems share if training on one shows the others too.
+
+    They differ only in which number has which digit of a column (see `train.exchange_digits`).
+    """
+    return pair_index(torch.maximum(a, b), torch.minimum(a, b))
+
+
+def find_unseen(a, b, sources):
+    """Bools `[N]`: which problems `a [N, n]`, `b [N, n]` training on `sources` never shows."""
+    return ~torch.isin(shown_index(a, b), shown_index(*decode_problems(sources)))
+
+
 def find_wrong(model, a, b, batch_size=None):
     """Whether the model's answer to each pair of digits `a [N, n]`, `b [N, n]` is wrong, `[N]`.
 
@@ -112,8 +125,7 @@ def check_all_pairs(model, training_sources, batch_size=None):
         )
     a, b = all_pairs(n)
     wrong = find_wrong(model, a, b, batch_size)
-    unseen = torch.ones(pairs, dtype=torch.bool)
-    unseen[pair_index(*decode_problems(training_sources))] = False
+    unseen = find_unseen(a, b, training_sources)
     pattern, cascade = carry_pattern(a, b), cascade_length(a, b)
     patterns, cascades = pattern.unique().tolist(), cascade.unique().tolist()
     errors = [to_numbers(digits[wrong][:LISTED_ERRORS]).tolist() for digits in (a, b)]

@@ -18,7 +18,7 @@ import torch
 from dataset import decode_problems, in_order, number_range, to_digits, to_numbers
 from heads.carries import carries_out, cascade_length
 from heads.examination import Examination, encode
-from heads.exhaustive import pair_index
+from heads.exhaustive import find_unseen
 from heads.sites import Site, site_record
 
 PAIRS = 1100  # of each condition
@@ -152,7 +152,6 @@ def draw_pairs(pool, seen, column, condition, count, seed=0):
     if condition == "arrives through a 9":
         agreeing.append(column - 1)
     generator = torch.Generator().manual_seed(seed)
-    seen_index = pair_index(*decode_problems(seen))
     donor, found = base.clone(), torch.zeros_like(carry)
     for _ in range(TRIES):
         numbers = torch.randint(low, high + 1, base.shape[:2], generator=generator)
@@ -162,7 +161,7 @@ def draw_pairs(pool, seen, column, condition, count, seed=0):
                 tried[..., n - 1 - k] = base[..., n - 1 - k]
         differs = carry_into(*tried)[:, column] != carry
         good = ~found & (tried[..., 0] > 0).all(dim=0) & (differs == (condition != CONTROL))
-        good &= ~torch.isin(pair_index(*tried), seen_index)
+        good &= find_unseen(*tried, seen)
         if condition == "other digits":
             new = column_sums(*tried)[:, column]
             good &= (new != 9) & (new != sums[:, column])

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import inference
-from beyond import any_length, lengths, local, needs, windows
+from beyond import any_length, lengths, local, needs, smallest, windows
 from beyond.chains import draw_chain, draw_nines, draw_random
 from beyond.local import LocalTransformer
 from dataset import (
@@ -29,6 +29,7 @@ from tests.small import save
 
 SMALL = {"d_model": 12, "num_heads": 3, "d_ff": 20, "dropout": 0.0}
 SMALL |= {"num_encoder_layers": 1, "num_decoder_layers": 1}
+CONFIG = replace(any_length.CONFIG, epochs=1)
 WEIGHTS = RESULTS / "beyond" / "any_length" / "best_model.pth"
 
 
@@ -195,9 +196,9 @@ class Command(TemporaryFolder):
         with (
             mock.patch.multiple(lengths, DATA=data, TRAINED=few, HELD_OUT={1: 11, 2: 9}),
             mock.patch.multiple(any_length, DATA=data, TRAINED=few, SIZES=SMALL),
-            mock.patch.object(any_length, "CONFIG", replace(any_length.CONFIG, epochs=1)),
-            mock.patch.object(any_length, "prove", lambda model: proof),
-            mock.patch.multiple(needs, SIZES=SMALL, TESTED=(1, 7), TEST_SIZE=10),
+            mock.patch.multiple(any_length, CONFIG=CONFIG, prove=lambda model: proof),
+            mock.patch.multiple(smallest, CONFIG=CONFIG, SIZES=SMALL, prove=lambda model: proof),
+            mock.patch.multiple(needs, CONFIG=CONFIG, SIZES=SMALL, TESTED=(1, 7), TEST_SIZE=10),
             mock.patch.object(studies, "HERE", self.folder),
             studies_in_this_process(),
         ):
@@ -234,11 +235,21 @@ class Command(TemporaryFolder):
         self.assertEqual(status, 0)
         self.assertIn("2 of 2 are proved", output)
         self.assertEqual([path.name for path in (self.folder / "out").iterdir()], ["seeds.jsonl"])
-        self.run_command("--seeds", "1", "--widths", "4", "6", "--heads", "2")
-        records = studies.read_records(self.folder / "out" / "sizes.jsonl", any_length.KEYS)
-        self.assertEqual(
-            [(record["width"], record["heads"]) for record in records], [(4, 2), (6, 2)]
-        )
+
+    def test_smaller_models_are_tried_and_drawn(self):
+        tried = [(4, 2, 8, False, False), (6, 2, 5, True, True)]
+        with mock.patch.object(smallest, "TRIED", tried):
+            status, output, _ = self.run_command("--seeds", "1", main=smallest.main)
+        self.assertEqual(status, 0)
+        self.assertIn("width 6, 2 heads, d_ff 5, tied, longer", output)
+        records = studies.read_records(self.folder / "out" / "sizes.jsonl", smallest.KEYS)
+        self.assertEqual([record["training"]["epochs"] for record in records], [1, 4])
+        for record, tied in zip(records, (False, True)):
+            sizes = SMALL | {"d_model": record["width"], "d_ff": record["d_ff"], "num_heads": 2}
+            untied = sum(p.numel() for p in LocalTransformer(VOCAB_SIZE, **sizes).parameters())
+            shared = VOCAB_SIZE * record["width"] if tied else 0
+            self.assertEqual(record["parameters"], untied - shared)
+        self.assertTrue((self.folder / "out" / "sizes.png").is_file())
 
     def test_what_the_proof_needs(self):
         status, output, _ = self.run_command("--seeds", "0", main=needs.main)

@@ -23,13 +23,14 @@ from dataset import (
     in_order,
     shift_right,
 )
+from heads.exhaustive import all_pairs, find_unseen
 from model import load_model
 from tests.helpers import command, without_pictures
 from tests.small import TINY, Oracle, SmallData, small_model
 from train import (
     TrainingConfig,
     evaluate,
-    exchange_operands,
+    exchange_digits,
     focal_loss,
     learning_rate,
     score_tokens,
@@ -82,24 +83,36 @@ class Loss(unittest.TestCase):
 
 
 class Exchange(unittest.TestCase):
-    source, target = encode_problems(*torch.arange(60).view(10, 2, 3).remainder(10).unbind(1))
+    source, target = encode_problems(*(1 + torch.arange(60) % 9).view(10, 2, 3).unbind(1))
 
-    def test_some_operands_are_exchanged_and_the_sum_stays(self):
+    def test_some_columns_are_exchanged_and_the_sum_stays(self):
         torch.manual_seed(0)
-        shown = exchange_operands(self.source, 0.5)
-        exchanged = (shown != self.source).any(dim=1)
-        self.assertTrue(0 < exchanged.sum() < 10)
-        a, b = decode_problems(shown)
-        self.assertTrue(encode_problems(b, a)[0][exchanged].equal(self.source[exchanged]))
-        self.assertTrue(encode_problems(a, b)[1].equal(self.target))
+        shown = exchange_digits(self.source, 0.5)
+        (a, b), (c, d) = decode_problems(self.source), decode_problems(shown)
+        exchanged = (c == b) & (d == a)
+        self.assertTrue((exchanged | ((c == a) & (d == b))).all())
+        for column in range(3):
+            self.assertTrue(0 < exchanged[:, column].sum() < 10)
+        self.assertGreater(len(exchanged.unique(dim=0)), 3)  # columns are drawn apart
+        self.assertTrue(encode_problems(c, d)[0].equal(shown))
+        self.assertTrue(encode_problems(c, d)[1].equal(self.target))
 
     def test_the_draw_follows_the_seed_and_zero_exchanges_none(self):
         drawn = []
         for _ in range(2):
             torch.manual_seed(1)
-            drawn.append(exchange_operands(self.source, 0.5))
+            drawn.append(exchange_digits(self.source, 0.5))
         self.assertTrue(drawn[0].equal(drawn[1]))
-        self.assertTrue(exchange_operands(self.source, 0.0).equal(self.source))
+        self.assertTrue(exchange_digits(self.source, 0.0).equal(self.source))
+
+    def test_what_training_may_show_is_not_unseen(self):
+        torch.manual_seed(0)
+        shown = torch.cat([exchange_digits(self.source, 0.5) for _ in range(40)])
+        self.assertFalse(find_unseen(*decode_problems(shown), self.source).any())
+        pairs = all_pairs(3)
+        shown = {tuple(row) for row in torch.cat(decode_problems(shown), dim=1).tolist()}
+        seen = torch.cat(pairs, dim=1)[~find_unseen(*pairs, self.source)].tolist()
+        self.assertEqual(shown, set(map(tuple, seen)))
 
 
 class Scores(SmallData):
