@@ -40,7 +40,7 @@ class TrainingConfig:
     `exchange` is the probability in `exchange_digits`.
     """
 
-    epochs: int = 22
+    epochs: int = 11
     batch_size: int = 128
     lr: float = 2e-3
     seed: int = 0

@@ -21,7 +21,7 @@ from beyond.windows import all_columns, prove
 from dataset import AdditionDataset, decode_problems, encode_problems, in_order
 from train import EVALUATION_BATCH, fit, make_model
 
-CONFIG = replace(recipe(ORDER, "columns"), epochs=6)
+CONFIG = replace(recipe("columns"), epochs=6)
 SIZES = {"d_model": 64, "num_heads": 4, "d_ff": 256, "dropout": 0.0}
 KEYS = ("seed",)
 SIZES |= {"num_encoder_layers": 1, "num_decoder_layers": 1}

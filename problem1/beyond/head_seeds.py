@@ -31,7 +31,7 @@ from heads.study import study_briefly
 def do_run(seed, folder, order):
     """Train with one seed and study the model: the run's record."""
     start = time.perf_counter()
-    config = replace(recipe(order, "sinusoidal"), seed=seed)
+    config = replace(recipe("sinusoidal"), seed=seed)
     model, log = train_model(order, "sinusoidal", config, default_sizes(), cli.DATA_DIR, folder)
     train, test = (
         AdditionDataset(cli.DATA_DIR / f"{split}.json", order=order) for split in ("train", "test")
@@ -122,7 +122,7 @@ def main(arguments=None):
     # Do the runs that are not in the file yet, unless it is about something else.
     ensure_data(cli.DATA_DIR)
     path, data = folder / "head_seeds.jsonl", files.file_digest(cli.DATA_DIR / "train.json")
-    config = recipe(args.order, "sinusoidal")
+    config = recipe("sinusoidal")
     refuse_others(
         path,
         lambda record: {

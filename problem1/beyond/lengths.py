@@ -74,7 +74,7 @@ def do_run(positions, seed, folder):
 
     For each length tested it has the `right` answers of each class of `n` problems.
     """
-    config = replace(recipe(ORDER, "columns"), seed=seed)
+    config = replace(recipe("columns"), seed=seed)
     train_sets, val_sets = (
         [AdditionDataset(DATA / f"{split}_{digits}.json", order=ORDER) for digits in TRAINED]
         for split in ("train", "val")
@@ -172,7 +172,7 @@ def main(arguments=None):
         path,
         lambda record: {
             "trained_digits": list(TRAINED),
-            "training": asdict(replace(recipe(ORDER, "columns"), seed=record["seed"])),
+            "training": asdict(replace(recipe("columns"), seed=record["seed"])),
         },
     )
     todo = [(positions, seed) for seed in args.seeds for positions in args.positions]

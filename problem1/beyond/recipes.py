@@ -16,14 +16,11 @@ def records_folder(order):
     return folder if order == ORDERS[0] else folder / "right_to_left"
 
 
-def recipe(order, positions):
-    """The `TrainingConfig` for an order of writing and a kind of positions.
-
-    Units first, half of the epochs are enough.
-    """
+def recipe(positions):
+    """The `TrainingConfig` for a kind of positions, the same in both orders of writing."""
     if positions == "columns":
-        return TrainingConfig(epochs=11, batch_size=32, lr=1.5e-3, exchange=0.0)
-    return TrainingConfig() if order == ORDERS[0] else TrainingConfig(epochs=11)
+        return TrainingConfig(batch_size=32, lr=1.5e-3, exchange=0.0)
+    return TrainingConfig()
 
 
 def default_sizes():

@@ -99,7 +99,7 @@ def do_together(seeds, path, order, config, device):
 
 
 def main(arguments=None):
-    parser = cli.Parser(description=__doc__)
+    parser, default = cli.Parser(description=__doc__), recipe("sinusoidal")
     studies.add_arguments(parser)
     parser.add_argument(
         "--order", choices=ORDERS, default=ORDERS[0], help="order in which an answer is written"
@@ -107,20 +107,20 @@ def main(arguments=None):
     parser.add_argument(
         "--focus",
         type=cli.number_from_zero,
-        default=recipe(ORDERS[0], "sinusoidal").focus,
+        default=default.focus,
         help="exponent of the focal loss; 0 is plain cross-entropy",
     )
     parser.add_argument(
         "--exchange",
         type=cli.probability,
-        default=recipe(ORDERS[0], "sinusoidal").exchange,
-        help="probability that a training problem is shown with its operands exchanged",
+        default=default.exchange,
+        help="probability that the two digits of a column are exchanged in training",
     )
     parser.add_argument(
         "--epochs",
         type=cli.whole_number(1),
-        default=None,
-        help="passes over the training problems (default: 22, units first 11)",
+        default=default.epochs,
+        help="passes over the training problems",
     )
     parser.add_argument(
         "--device",
@@ -137,13 +137,11 @@ def main(arguments=None):
     args = parser.parse_args(arguments)
 
     # The file's name tells which setting differs from the recipe.
-    default = recipe(args.order, "sinusoidal")
-    given = {"focus": args.focus, "exchange": args.exchange}
-    config = replace(default, epochs=args.epochs or default.epochs, **given)
-    name = "seeds"
-    for setting in ("focus", "exchange", "epochs"):
-        if getattr(config, setting) != getattr(default, setting):
-            name += f"_{setting}_{getattr(config, setting):g}"
+    name, given = "seeds", {key: getattr(args, key) for key in ("focus", "exchange", "epochs")}
+    for setting, value in given.items():
+        if value != getattr(default, setting):
+            name += f"_{setting}_{value:g}"
+    config = replace(default, **given)
     path = (args.output_dir or records_folder(args.order)) / f"{name}.jsonl"
 
     # Do the runs that are not in the file yet, unless it is about something else.

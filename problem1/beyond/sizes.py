@@ -34,7 +34,7 @@ def do_run(digits, order, layers, seed, folder):
     pairs can be tried, how many `errors` there are in how many `pairs`.
     """
     sizes = default_sizes() | {"num_encoder_layers": layers, "num_decoder_layers": layers}
-    config = replace(recipe(order, "columns"), seed=seed)
+    config = replace(recipe("columns"), seed=seed)
     model, log = train_model(order, "columns", config, sizes, data_folder(digits), folder)
     classes = problem_classes(digits, CLASS_SIZE, CLASS_SEED + digits)
     record = {
@@ -155,7 +155,7 @@ def main(arguments=None):
     refuse_others(
         path,
         lambda record: {
-            "training": asdict(replace(recipe(record["order"], "columns"), seed=record["seed"])),
+            "training": asdict(replace(recipe("columns"), seed=record["seed"])),
             "train_sha256": data.get(record["digits"], record["train_sha256"]),
         },
     )

@@ -64,7 +64,7 @@ def main(arguments=None):
         print(f"warning: {warning}", flush=True)
 
     # What was not given is the recipe's.
-    default = recipe(args.order, args.positions)
+    default = recipe(args.positions)
     for name in ("epochs", "batch_size", "lr"):
         if getattr(args, name) is None:
             setattr(args, name, getattr(default, name))
