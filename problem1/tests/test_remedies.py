@@ -6,8 +6,8 @@ from support import cli, studies
 from support.files import WEIGHTS_DIGEST, file_digest, weights_digest, write_json
 
 import analyze
-from beyond import explore, head_seeds, recipes, seeds, sizes
-from dataset import create_dataloaders
+from beyond import explore, head_seeds, seeds, sizes
+from dataset import ORDERS, create_dataloaders
 from generate_data import generate
 from heads.examination import Examination
 from heads.pruning import measure_orders
@@ -62,12 +62,12 @@ class Remedies(SmallData):
             for module, record in [
                 (seeds, {"training": {}}),
                 (seeds, {"seed": 0}),
-                (sizes, {"digits": 1, "order": recipes.ORDERS[0], "layers": 2, "seed": 0}),
+                (sizes, {"digits": 1, "order": ORDERS[0], "way": "own", "layers": 2, "seed": 0}),
             ]:
                 name = "seeds.jsonl" if module is seeds else "runs.jsonl"
                 studies.write_records(self.folder / "records" / name, [record])
                 options = "--output-dir", self.folder / "records", "--seeds", 0
-                options += ("--digits", 1, "--orders", recipes.ORDERS[0]) if module is sizes else ()
+                options += ("--digits", 1, "--orders", ORDERS[0]) if module is sizes else ()
                 result = command(module.main, *options)
                 self.assertIn(f"{name} is not a whole record", result[2])
                 self.assertEqual((result[0], result[2].count("\n")), (2, 1))

@@ -1,6 +1,7 @@
 """Studies of problem 1: chains of carries, many seeds, sizes of numbers, longer numbers."""
 
 import unittest
+from dataclasses import replace
 from unittest import mock
 
 from support import cli, studies
@@ -10,7 +11,8 @@ import torch
 
 from beyond import head_seeds, lengths, recipes, seeds, sizes
 from beyond.chains import NINES, count_right, draw_chain, draw_nines, problem_classes
-from dataset import ORDERS
+from dataset import ORDERS, AdditionDataset, decode_problems, encode_problems
+from generate_data import generate
 from heads.carries import longest_chain
 from tests.helpers import command, studies_in_this_process, without_pictures
 from tests.small import Oracle, SmallData
@@ -73,7 +75,11 @@ class Studies(SmallData):
             mock.patch.object(studies, "HERE", self.folder),
             mock.patch.object(seeds, "TRAIN_FILE", self.data / "train.json"),
             mock.patch.object(lengths, "DATA", self.folder / "data_lengths"),
-            mock.patch.object(sizes, "CLASS_SIZE", 20),
+            mock.patch.multiple(
+                sizes,
+                CLASS_SIZE=20,
+                WAYS={way: replace(config, epochs=1) for way, config in sizes.WAYS.items()},
+            ),
             mock.patch.multiple(
                 lengths, TESTED=(2,), TEST_SIZE=10, TRAINED={1: 59, 2: 60}, HELD_OUT={1: 11, 2: 9}
             ),
@@ -146,13 +152,30 @@ class Studies(SmallData):
         options = "--digits", 1, "--orders", "right-to-left", "--seeds"
         self.run_study(sizes, *options, 0, todo=1)
         output = self.run_study(sizes, *options, 2, 0, 1, 1, todo=2)
-        self.assertIn(" 1 digits, right-to-left, 2+2 layers: worst class", output)
+        self.assertIn(" 1 digits, right-to-left, shared recipe, 2+2 layers: worst class", output)
         records = self.records("sizes/runs.jsonl", "seed")
         self.assertEqual([record["seed"] for record in records], [0, 1, 2])
         self.assertEqual((records[0]["pairs"], records[0]["n"]), (81, 20))
         names = ["random", "chain 0", "chain 1", NINES]
         self.assertEqual(list(records[0]["right"]), names)
         self.assertTrue((self.folder / "results/beyond/sizes/sizes.png").exists())
+
+    def test_sizes_in_other_ways_for_the_order_that_fails(self):
+        for way in sizes.WAYS:
+            generate(sizes.data_folder(2, way), 2, 641, 40, 10, 10)
+        (sizes.data_folder(2, sizes.BALANCED) / "train.json").unlink()
+        with mock.patch.object(sizes, "AGAIN", (2,)):
+            output = self.run_study(sizes, "--digits", 2, "--seeds", 0, todo=4)
+        self.assertIn(" 2 digits, left-to-right, balanced recipe", output)
+        records = self.records("sizes/runs.jsonl", "order", "way")
+        found = [(record["order"], record["way"]) for record in records]
+        others = [(ORDERS[0], sizes.BALANCED), (ORDERS[0], sizes.OWN)]
+        self.assertEqual(found, [*others, *((order, sizes.SHARED) for order in ORDERS)])
+        # A third of the problems has each length of the longest chain, and all sums are right.
+        data = AdditionDataset(sizes.data_folder(2, sizes.BALANCED) / "train.json")
+        a, b = decode_problems(data.inputs)
+        self.assertEqual(longest_chain(a, b).bincount().tolist(), [13, 13, 13])
+        self.assertTrue(torch.equal(encode_problems(a, b)[1], data.targets))
 
     def test_lengths(self):
         output = self.run_study(lengths, "--seeds", 0, todo=3)
