@@ -8,7 +8,7 @@ from support.plots import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY, new_figure
 
 import numpy as np
 
-from beyond.records import accuracy, mean_interval
+from beyond.records import accuracy
 from extrapolation.figures import log_lengths
 from model import POOLINGS
 from positional_encoding import ENCODINGS
@@ -58,22 +58,27 @@ def beside(values, number, count):
 
 
 def plot_seeds(axes, groups, length, negatives, colour, label=""):
-    """A dot for each seed, and the mean with its 95% interval: accuracy on one test set.
+    """A dot for each seed, and a bar at their mean: accuracy on one test set.
 
     Args:
         groups: `{height: records that differ in their seed}`.
         length, negatives: which test set.
     """
     dots = {"color": colour, "markersize": 3.5, "alpha": 0.6, "label": f"one seed{label}"}
-    bar = {"fmt": "|", "color": "black", "capsize": 2, "markersize": 7, "linewidth": 0.8}
     for row, records in groups.items():
         values = accuracies(records, length, negatives)
-        mean, half = mean_interval(values)
         axes.plot(values, [row] * len(values), "o", **dots)
-        axes.errorbar(mean, row, xerr=half, **bar, label="mean, 95% interval")
+        axes.plot(statistics.mean(values), row, "|", color="black", markersize=7, label="mean")
     axes.axvline(0.5, color=GREY, linestyle=":", linewidth=0.8, label="chance")
     axes.set(xlim=(0.4, 1.02))
     axes.grid(alpha=0.3)
+
+
+def plot_curve(axes, places, curve, style, label):
+    """A dot for each seed, and a line through their means, of a `curve` as `curve_of` gives it."""
+    axes.plot(places, list(curve.values()), **style | {"linestyle": "none"}, alpha=0.5)
+    means = [statistics.mean(values) for values in curve.values()]
+    axes.plot(places, means, **style, label=label)
 
 
 def plot_grid(records, negatives, lengths=(16, 64, 256)):
@@ -179,9 +184,7 @@ def plot_untrained_rows(records):
             wanted = {"negatives": kind, "policy": policy}
             curve = curve_of(group, "untrained_rows", "length", **wanted)
             places, style = beside(curve, number, len(policies)), look(number) | {"markersize": 4}
-            axes.plot(places, list(curve.values()), linestyle="none", **style, alpha=0.5)
-            means = [statistics.mean(values) for values in curve.values()]
-            axes.plot(places, means, **style, label=policy)
+            plot_curve(axes, places, curve, style, policy)
         axes.axhline(0.5, color=GREY, linestyle=":", label="chance")
         log_lengths(axes, list(curve))
         axes.set_title(f"{variant}: {kind.replace('_', ' ')}", fontsize=9)
@@ -252,9 +255,9 @@ def plot_gap(records, negatives="one_inversion"):
             ("at that length", at_length, "-", "o", BLUE),
             ("16 values, the gaps of that length", with_gaps, "--", "s", ORANGE),
         ]:
-            points = [mean_interval(curve[length]) for length in with_gaps]
-            style = {"linestyle": line, "marker": mark, "color": colour, "capsize": 2}
-            axes.errorbar(list(with_gaps), *zip(*points), **style, label=name)
+            style = {"linestyle": line, "marker": mark, "markersize": 4, "color": colour}
+            shown = {length: curve[length] for length in with_gaps}
+            plot_curve(axes, list(shown), shown, style, name)
         axes.set_ylim(0.4, 1.02)
         return list(with_gaps)
 
@@ -311,10 +314,8 @@ def plot_ties(records):
     for axes, kind in zip(figure.subplots(1, 2, sharey=True), ("sorted", "one_inversion")):
         for number, (variant, group) in enumerate(groups.items()):
             curve = curve_of(group, "ties", "distinct", set=kind)
-            points = [mean_interval(values) for values in curve.values()]
             places = beside(curve, number, len(groups))
-            style = look(number) | {"markersize": 5, "capsize": 2}
-            axes.errorbar(places, *zip(*points), **style, label=variant)
+            plot_curve(axes, places, curve, look(number) | {"markersize": 5}, variant)
         log_lengths(axes, list(curve))
         axes.set(title=kind.replace("_", " "), xlabel="distinct values (16 in a sequence)")
         axes.set(ylabel="accuracy", ylim=(-0.02, 1.02))
