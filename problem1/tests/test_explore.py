@@ -72,7 +72,7 @@ class Asked(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         a, b = all_pairs(N)
-        training = torch.rand(len(a), generator=torch.Generator().manual_seed(0)) < 0.5
+        training = torch.rand(len(a), generator=torch.Generator().manual_seed(0)) < 0.3
         cls.training, _ = encode_problems(a[training], b[training])
         cls.seen = set(pair_index(a[training], b[training]).tolist())
         cls.subjects = {o: Subject(random_model(o), cls.training, [FOUND]) for o in ORDERS}
