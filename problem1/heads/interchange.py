@@ -15,7 +15,7 @@ from support.plots import wilson_interval
 
 import torch
 
-from dataset import decode_problems, in_order, number_range, to_digits, to_numbers
+from dataset import ORDERS, decode_problems, in_order, number_range, to_digits, to_numbers
 from heads.carries import carries_out, cascade_length
 from heads.examination import Examination, encode
 from heads.exhaustive import find_unseen
@@ -31,7 +31,7 @@ TRIES = 200
 
 RANDOM_SETS, RANDOM_PAIRS = 10, 200  # of a control, and the pairs that each is tried on
 
-CONTROL, NINES = "same carry", "goes on through a 9"
+CONTROL, ARRIVES, NINES = "same carry", "arrives through a 9", "goes on through a 9"
 SEARCHES = (("carry", "other digits"), (NINES,))
 CONDITIONS = {
     "carry": "the donor has the same digits in the column, and the other carry into it",
@@ -39,7 +39,7 @@ CONDITIONS = {
     "the answer must stay",
     "other digits": "the donor has other digits in the column, and the other carry into it: a site "
     "that holds the digit of the sum, not the carry, fails",
-    "arrives through a 9": "as carry, and the column to the right sums to 9 in both, so that the "
+    ARRIVES: "as carry, and the column to the right sums to 9 in both, so that the "
     "carry comes from farther off",
     NINES: "as carry, and the column itself sums to 9, so that the carry must go on to the next",
 }
@@ -115,7 +115,7 @@ def implied_sum(a, b, column, gain):
 
 def conditions_of(column, n):
     """The conditions that can be made in a column of numbers of n digits."""
-    made = {"other digits": column < n, "arrives through a 9": column >= 2, NINES: column < n}
+    made = {"other digits": column < n, ARRIVES: column >= 2, NINES: column < n}
     return [condition for condition in CONDITIONS if made.get(condition, True)]
 
 
@@ -135,7 +135,7 @@ def draw_pairs(pool, seen, column, condition, count, seed=0):
     suits, possible = torch.ones_like(carry), torch.ones_like(carry)
     if column < n:
         suits = (sums[:, column] == 9) == (condition == NINES)
-    if condition == "arrives through a 9":
+    if condition == ARRIVES:
         suits &= sums[:, column - 1] == 9
     if condition != CONTROL:
         implied = implied_sum(a, b, column, ~carry)
@@ -149,7 +149,7 @@ def draw_pairs(pool, seen, column, condition, count, seed=0):
 
     # The donors: unseen problems at random, with the digits of the base in the agreeing columns.
     agreeing = [] if condition == "other digits" else [column]
-    if condition == "arrives through a 9":
+    if condition == ARRIVES:
         agreeing.append(column - 1)
     generator = torch.Generator().manual_seed(seed)
     donor, found = base.clone(), torch.zeros_like(carry)
@@ -245,6 +245,20 @@ class Interchange:
             pair |= {"cascade_length": int(cascade_length(*decode_problems(base.cpu())))}
             pairs.append(pair)
         return pairs
+
+    def follow_last_digit(self, rows):
+        """In which of the pairs `rows [N]` a step follows the digit written last: bools `[N]`.
+
+        No head is touched. The step of the column, units first, reads the donor's digit of the
+        column to the right, and is to write the digit that the donor's carry implies.
+        """
+        given = self.base.target.clone()
+        given[:, self.column - 1] = self.donor.target[:, self.column - 1]
+        (logits,) = self.base.in_batches(
+            lambda model, part: self.base.run(model, part, (), None, given[part])[:1], rows
+        )
+        written = logits[:, self.column].argmax(dim=-1)
+        return (written == self.expected[rows, self.column]).cpu()
 
     def rows(self, *conditions, searching):
         """Indices `[N]` of the pairs of these conditions: those to search on, or to score on."""
@@ -390,6 +404,8 @@ def examine_set(interchange, record):
         random. `example`: the first pair whose answer changes to the implied one, or None.
         `failures`: all pairs whose answer does not. A pair has the problems `base` and `donor` in
         words, the answers `before` and `after`, the `implied` one, and the base's `cascade_length`.
+        `last_digit`, units first: the share of pairs that follow the digit written last where a
+        carry arrives through a 9 (see `Interchange.follow_last_digit`).
     """
     heads = [site for site in all_sites(interchange.base) if not site.block.endswith("ffn")]
     names = [name_site(interchange.base, site)["site"] for site in heads]
@@ -406,4 +422,8 @@ def examine_set(interchange, record):
     pairs = interchange.describe(chosen, rows)
     right = [pair for pair in pairs if pair["after"] == pair["implied"]]
     wrong = [pair for pair in pairs if pair["after"] != pair["implied"]]
-    return {"random_sets": shares, "example": right[0] if right else None, "failures": wrong}
+    found = {"random_sets": shares, "example": right[0] if right else None, "failures": wrong}
+    arriving = interchange.rows(ARRIVES, searching=False)
+    if interchange.base.model.training_info["order"] == ORDERS[1] and len(arriving):
+        found["last_digit"] = share(interchange.follow_last_digit(arriving))
+    return found

@@ -1,7 +1,9 @@
 """Carries: their classes, all pairs of numbers checked, and the sites that hold a carry."""
 
 import unittest
+from functools import partial
 from types import SimpleNamespace
+from unittest import mock
 
 import torch
 
@@ -151,6 +153,26 @@ class Interchanges(unittest.TestCase):
         backward = Interchange(model, self.pool, self.seen, column=1, count=40)
         expected = in_order(self.interchange.expected, ORDERS[1])
         self.assertTrue(torch.equal(backward.expected, expected))
+
+    def test_a_step_that_takes_the_carry_from_the_last_digit_follows_it(self):
+        """Where the tens sum to 9 a 0 written there tells of a carry: 47 + 58 = 105."""
+        model = small_model(order=ORDERS[1])
+        interchange = Interchange(model, self.pool, self.seen, column=2, count=40)
+        rows = interchange.rows("arrives through a 9", searching=False)
+        base, column = interchange.base, interchange.column
+
+        def run(reads, model, part, sites, outputs, given):
+            given = given if reads else base.target[part]
+            logits = torch.zeros(*given.shape, 13)
+            carry = (given[:, column - 1] == 0).long()  # the overflow of two digits
+            return logits.index_put(
+                (torch.arange(len(part)), torch.tensor(column), carry), torch.tensor(1.0)
+            ), None
+
+        for reads in (True, False):
+            with mock.patch.object(base, "run", partial(run, reads)):
+                self.assertEqual(interchange.follow_last_digit(rows).tolist(), [reads] * len(rows))
+        self.assertGreater(len(rows), 5)
 
     def test_pairs_to_search_on_and_pairs_to_score_on_are_apart(self):
         for count, share in [(40, 2), (440, PARTS)]:
