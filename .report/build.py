@@ -22,7 +22,6 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 TYPST = "0.15.2"
 LEARNED = ROOT / "problem2" / "results" / "learned"
-UNEXCHANGED = "problem1/results/beyond/seeds_exchange_0.jsonl"  # may be missing
 
 
 def author():
@@ -58,7 +57,6 @@ def build(draft=False):
     inputs = {
         "author": author(),
         "learned_rows": learned_rows(),
-        "unexchanged": f"/{UNEXCHANGED}" if (ROOT / UNEXCHANGED).is_file() else None,
         "draft": draft,
     }
     source = {
