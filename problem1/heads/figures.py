@@ -310,7 +310,7 @@ def plot_route(sets, patterns):
             for condition, text in texts.items()
             if condition in record["conditions"]
         ]
-        title = f"carry into s{10 ** record['column']}: {', '.join(scores)}"
+        title = f"carry into s{10 ** record['column']}\n{', '.join(scores)}"
         if example := record["example"]:
             title += (
                 f"\n{example['base']} = {example['before']}; with the carry of {example['donor']}: "
