@@ -7,7 +7,7 @@ it on an idle machine.
 import math
 from functools import partial
 
-from support import timing
+from support import cli, files, timing
 
 import torch
 from torch import nn
@@ -17,7 +17,9 @@ from beyond.recipes import default_sizes
 from dataset import ORDERS, START_TOKEN, VOCAB_SIZE, encode_problems
 from heads import batches
 from heads.exhaustive import find_wrong
-from model import PositionalEncoding, Seq2SeqTransformer
+from heads.pruning import mean_outputs, without_heads
+from heads.sites import all_heads
+from model import PositionalEncoding, Seq2SeqTransformer, load_model
 from train import TrainingConfig, make_optimizer, train_epoch
 
 ROUNDS = 9
@@ -158,6 +160,24 @@ def measure_pairs(rounds):
     return [section | {"target": target} | timing.compare(times, "ours", against)]
 
 
+def measure_pruned(rounds):
+    """Many pairs answered by the committed model without the heads that constants replace."""
+    path = cli.RESULTS_DIR / "head_analysis" / "pruning.json"
+    model = load_model(cli.RESULTS_DIR / "best_model.pth").eval()
+    models_pruned = files.read_json(path, "run analyze.py")["pruned_models"]
+    removed = next((each["removed"] for each in models_pruned if each["method"] == "mean"), [])
+    heads = [site for site in all_heads(model) if site.name() in removed]
+    means = mean_outputs(model, random_problems(COUNTED)[0])
+    smaller, (a, b) = without_heads(model, heads, means), torch.randint(1, 10, (2, COUNTED, 3))
+    functions = {
+        "pruned": partial(find_wrong, smaller, a, b),
+        "whole model": partial(find_wrong, model, a, b),
+    }
+    section = {"section": "pruned model, all pairs", "pairs": COUNTED, "removed": len(heads)}
+    times = timing.times_in_turn(functions, rounds)
+    return [section | {"target": 1.0} | timing.compare(times, "pruned", "whole model")]
+
+
 def main(arguments=None):
     attention = [
         partial(
@@ -169,5 +189,5 @@ def main(arguments=None):
         )
         for length in timing.LENGTHS
     ]
-    measures = [measure_training_step, measure_decoding, measure_pairs, *attention]
-    timing.run_benchmark(__doc__, measures, ROUNDS, arguments)
+    tasks = [measure_training_step, measure_decoding, measure_pairs, measure_pruned]
+    timing.run_benchmark(__doc__, [*tasks, *attention], ROUNDS, arguments)
