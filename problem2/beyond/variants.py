@@ -68,7 +68,7 @@ def cell_name(encoding, pooling, augmented, scaled=False):
     return f"{encoding}-{pooling}-{'augmented' if augmented else 'plain'}{suffix}"
 
 
-GRID_POOLINGS = ("mean", "max", "lowest", "attention")
+GRID_POOLINGS = ("mean", "max", "lowest", "attention", "differences")
 # The required models with order in the pooling: with the differences between neighbours.
 NEIGHBOUR_POOLINGS = ("differences", "five_features")
 NEIGHBOURS = [f"{name}-{pooling}" for pooling in NEIGHBOUR_POOLINGS for name in REQUIRED]
@@ -110,7 +110,7 @@ def make_variants():
 
     # The grid: every encoding and pooling, with and without augmentation and scaled scores. The
     # parent of a cell is the augmented one, the one of local_bias, or the one that is not scaled.
-    for pooling in ("lowest", "max", "mean", "attention"):
+    for pooling in ("lowest", "max", "mean", "attention", "differences"):
         for encoding in ("local_bias", *(name for name in ENCODINGS if name != "local_bias")):
             augmented = cell_name(encoding, pooling, True)
             if encoding != "local_bias":
