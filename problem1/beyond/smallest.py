@@ -66,7 +66,8 @@ def do_run(width, heads, d_ff, tied, longer, seed, folder):
 
 def name_of(record):
     """What a model is called in text and figure."""
-    words = [f"width {record['width']}", f"{record['heads']} heads", f"d_ff {record['d_ff']}"]
+    heads = f"{record['heads']} head{'s' * (record['heads'] > 1)}"
+    words = [f"width {record['width']}", heads, f"d_ff {record['d_ff']}"]
     return ", ".join(words + ["tied"] * record["tied"] + ["longer"] * record["longer"])
 
 
@@ -94,8 +95,8 @@ def plot_smallest(records):
         range(len(groups)), [f"{name}: {runs[0]['parameters']:,}" for name, runs in groups]
     )
     axes.set_xscale("symlog", linthresh=1e-5)
-    axes.set(xlim=(-3e-6, 1), xlabel="share of all windows that are wrong (a dot: one seed)")
-    axes.set_title("parameters of each model", loc="left", fontsize="medium")
+    axes.set(xlim=(-3e-6, 1), xlabel="share of windows that are wrong; a mark: one seed")
+    axes.set_title("Models and their number of parameters; dots are proved", fontsize="medium")
     axes.invert_yaxis()
     axes.grid(alpha=0.3)
     return figure
