@@ -1,9 +1,8 @@
 """Train with several seeds, and try every pair of numbers: results/beyond/seeds.jsonl.
 
 With --order right-to-left the records are in results/beyond/right_to_left/. With another --focus,
---exchange, number of --epochs or of --heads they are in a file of that name, such as
-seeds_focus_0.jsonl: controls of these choices. On a GPU all seeds are trained at once, elsewhere
-each on one core.
+--exchange or number of --epochs they are in a file of that name, such as seeds_focus_0.jsonl:
+controls of these choices. On a GPU all seeds are trained at once, elsewhere each on one core.
 """
 
 from dataclasses import asdict, replace
@@ -32,7 +31,7 @@ from train import EVALUATION_BATCH, evaluate, fit
 TRAIN_FILE = cli.DATA_DIR / "train.json"
 
 
-def train_seeds(seeds, order, sizes, config, device):
+def train_seeds(seeds, order, config, device):
     """Train with each seed and try all pairs: the runs' records. On a GPU all train at once.
 
     A `val_curve` has `[seconds, training problems, exact match on validation]` for each epoch, the
@@ -42,7 +41,7 @@ def train_seeds(seeds, order, sizes, config, device):
     train_loader, *_ = create_dataloaders(cli.DATA_DIR, config.batch_size, order=order)
     _, val_loader, test_loader = create_dataloaders(cli.DATA_DIR, EVALUATION_BATCH, order=order)
     configs = [replace(config, seed=seed) for seed in seeds]
-    models = [make_start(order, "sinusoidal", each, sizes, device) for each in configs]
+    models = [make_start(order, "sinusoidal", each, default_sizes(), device) for each in configs]
 
     # Train; each model then has the weights of its best epoch on validation.
     if device.type == "cuda":
@@ -82,19 +81,19 @@ def train_seeds(seeds, order, sizes, config, device):
     return records
 
 
-def do_run(seed, folder, order, sizes, config):
+def do_run(seed, folder, order, config):
     """The record of one run, on one core."""
-    return train_seeds([seed], order, sizes, config, torch.device("cpu"))[0]
+    return train_seeds([seed], order, config, torch.device("cpu"))[0]
 
 
-def do_together(seeds, path, order, sizes, config, device):
+def do_together(seeds, path, order, config, device):
     """As `studies.do_runs`, the runs that have no line in the file `path` yet, all at once."""
     with files.locked(cli.HERE / "runs" / path.stem):
         records = studies.read_records(path, ("seed",))
         todo = sorted(set(seeds) - {record["seed"] for record in records})
         print(f"{len(todo)} runs to do, all at once", flush=True)
         if todo:
-            records += train_seeds(todo, order, sizes, config, device)
+            records += train_seeds(todo, order, config, device)
             studies.write_records(path, sorted(records, key=lambda record: record["seed"]))
     return studies.read_records(path, ("seed",))
 
@@ -123,10 +122,6 @@ def main(arguments=None):
         default=default.epochs,
         help="passes over the training problems",
     )
-    sizes = default_sizes()
-    parser.add_argument(
-        "--heads", type=cli.whole_number(1, 128), default=sizes["num_heads"], help="heads a layer"
-    )
     parser.add_argument(
         "--device",
         choices=("cpu", "cuda"),
@@ -146,8 +141,7 @@ def main(arguments=None):
     for setting, value in given.items():
         if value != getattr(default, setting):
             name += f"_{setting}_{value:g}"
-    name += f"_heads_{args.heads}" * (args.heads != sizes["num_heads"])
-    sizes, config = sizes | {"num_heads": args.heads}, replace(default, **given)
+    config = replace(default, **given)
     path = (args.output_dir or records_folder(args.order)) / f"{name}.jsonl"
 
     # Do the runs that are not in the file yet, unless it is about something else.
@@ -163,9 +157,9 @@ def main(arguments=None):
     )
     device = cli.choose_device(args.device)
     if device.type == "cuda":
-        records = do_together(args.seeds, path, args.order, sizes, config, device)
+        records = do_together(args.seeds, path, args.order, config, device)
     else:
-        function = partial(do_run, order=args.order, sizes=sizes, config=config)
+        function = partial(do_run, order=args.order, config=config)
         records = studies.do_runs(function, [(seed,) for seed in args.seeds], path, ("seed",), args)
     with files.reading(path, MOVE_AWAY):
         for record in records:

@@ -112,9 +112,6 @@ class Studies(SmallData):
         self.run_study(seeds, "--epochs", 2, "--focus", 0.5, "--seeds", 0, todo=1)
         (record,) = self.records("seeds_focus_0.5_epochs_2.jsonl")
         self.assertEqual((record["training"]["focus"], len(record["val_curve"])), (0.5, 2))
-        self.run_study(seeds, "--heads", 1, "--seeds", 0, todo=1)
-        (record,) = self.records("seeds_heads_1.jsonl")
-        self.assertEqual(record["model"]["num_heads"], 1)
 
     def test_seeds_on_a_gpu_are_trained_at_once_and_their_records_are_those_of_a_process(self):
         class Gpu(str):
