@@ -13,6 +13,21 @@ from extrapolation.figures import log_lengths
 from model import POOLINGS
 from positional_encoding import ENCODINGS
 
+# Names of encodings and poolings as the report has them, where the code's are other ones.
+WORDS = {
+    "sinusoidal_offset": "sinusoidal, random start",
+    "learned_offset": "learned, random start",
+    "random_positions": "random positions",
+    "alibi_symmetric": "ALiBi, symmetric",
+    "alibi_directed": "ALiBi, directed",
+    "relative_bias": "relative bias",
+    "relative_keys": "relative key vectors",
+    "local_bias": "local bias",
+    "causal": "causal mask",
+    "five_features": "five features",
+    "one_inversion": "one inversion",
+    "cross_entropy": "cross-entropy",
+}
 PALETTE = (BLUE, ORANGE, GREEN, PINK, SKY, RED, GREY)
 MARKS = "os^Dv<>"
 
@@ -33,11 +48,16 @@ def accuracies(records, length, negatives):
     return curve_of(records, "accuracy", "length", **wanted)[length]
 
 
+def words(variant):
+    """The name of a variant, or of a part of it, in the report's words."""
+    return ", ".join(WORDS.get(part, part) for part in variant.split("-"))
+
+
 def by_variant(records):
-    """`{variant: its records}`, in the order of the records."""
+    """`{variant in words: its records}`, in the order of the records."""
     groups = {}
     for record in records:
-        groups.setdefault(record["variant"], []).append(record)
+        groups.setdefault(words(record["variant"]), []).append(record)
     return groups
 
 
@@ -114,7 +134,7 @@ def plot_grid(records, negatives, lengths=(16, 64, 256)):
         axes.set_title(f"{pooling} pooling, {length} values", fontsize=10)
     for axes in panels[-1]:
         axes.set_xlabel("accuracy")
-    panels[0, 0].set_yticks(range(len(encodings)), labels=encodings)
+    panels[0, 0].set_yticks(range(len(encodings)), labels=map(words, encodings))
     panels[0, 0].set_ylim(len(encodings) - 0.5, -0.5)
     legend_below(figure, panels[0, 0])
     return figure
@@ -136,12 +156,12 @@ def plot_parts(records, negatives="one_inversion", lengths=(16, 64, 256)):
 
 
 def plot_shortcut(records, length=16):
-    """Accuracy on the test split against that on one inversion, and against following the trend."""
+    """Accuracy on the test split against that on one inversion, and where the trend is wrong."""
     figure = new_figure(11, 5.1)
     figure.suptitle(
         "Each dot is a run: does accuracy on the test split mean that neighbours are compared?"
     )
-    inversion, agreement = figure.subplots(1, 2)
+    inversion, exceptions = figure.subplots(1, 2, sharex=True)
     groups = {False: [], True: []}  # {augmented: records}
     for record in records:
         groups[record["settings"]["augmentation"] != "none"].append(record)
@@ -151,20 +171,28 @@ def plot_shortcut(records, length=16):
         test = [accuracy(record["test"]) for record in chosen]
         if chosen:
             inversion.plot(test, accuracies(chosen, length, "one_inversion"), mark, **style)
-        agreed = [record["shortcut"]["agree"] / record["shortcut"]["n"] for record in chosen]
-        agreement.plot(test, agreed, mark, **style)
-    trend = 1 - records[0]["shortcut"]["trend_wrong"] / records[0]["shortcut"]["n"]
-    for axes in (inversion, agreement):
+        against = [
+            record["shortcut"]["right_where_trend_is_wrong"] / record["shortcut"]["trend_wrong"]
+            for record in chosen
+        ]
+        exceptions.plot(test, against, mark, **style)
+    wrong = records[0]["shortcut"]["trend_wrong"]
+    trend = 1 - wrong / records[0]["shortcut"]["n"]
+    label = "errors without regard to the trend"
+    exceptions.plot([0.45, 1], [0.45, 1], color="black", linewidth=0.8, label=label)
+    for axes in (inversion, exceptions):
         label = f"the trend model ({trend:.1%})"
         axes.axvline(trend, color=GREY, linestyle="--", label=label)
+        axes.axhline(0.5, color=GREY, linestyle=":", label="chance")
         axes.set_xlabel("accuracy on the test split (8 to 16 values)")
         axes.grid(alpha=0.3)
-    inversion.axhline(0.5, color=GREY, linestyle=":", label="chance")
     inversion.set(
         ylabel=f"accuracy on one inversion, {length} values", title="Comparing neighbours"
     )
-    agreement.set(ylabel="share of answers that are the trend model's", title="Following the trend")
-    legend_below(figure, inversion)
+    exceptions.set(
+        ylabel="accuracy on these", title=f"The {wrong} test sequences that the trend gets wrong"
+    )
+    legend_below(figure, exceptions)
     return figure
 
 
@@ -198,10 +226,10 @@ def plot_untrained_rows(records):
     return figure
 
 
-def plot_panels(records, title, ylabel, plot_panel):
-    """A panel for each variant, three in a row, with the length on the x axis.
+def plot_panels(records, title, ylabel, plot_panel, xlabel="sequence length (values)"):
+    """A panel for each variant, three in a row, with a logarithmic x axis.
 
-    `plot_panel(axes, records of the variant)` plots one and returns its lengths.
+    `plot_panel(axes, records of the variant)` plots one and returns its places on that axis.
     """
     groups = by_variant(records)
     columns, rows = min(3, len(groups)), math.ceil(len(groups) / 3)
@@ -213,7 +241,7 @@ def plot_panels(records, title, ylabel, plot_panel):
     for axes, (variant, group) in zip(panels.flat, groups.items()):
         log_lengths(axes, plot_panel(axes, group))
         axes.set_title(variant, fontsize=9)
-        axes.set_xlabel("sequence length (values)")
+        axes.set_xlabel(xlabel)
         axes.grid(alpha=0.3)
     for axes in panels[:, 0]:
         axes.set_ylabel(ylabel)
@@ -307,21 +335,23 @@ def plot_neighbour_head(records):
 
 
 def plot_ties(records):
-    """Accuracy against the number of distinct values in a sequence; a line a variant."""
-    figure = new_figure(10, 4.4)
-    figure.suptitle("Many ties: right on both kinds of sequences, or calling everything the same?")
-    groups = by_variant(records)
-    for axes, kind in zip(figure.subplots(1, 2, sharey=True), ("sorted", "one_inversion")):
-        for number, (variant, group) in enumerate(groups.items()):
-            curve = curve_of(group, "ties", "distinct", set=kind)
-            places = beside(curve, number, len(groups))
-            plot_curve(axes, places, curve, look(number) | {"markersize": 5}, variant)
-        log_lengths(axes, list(curve))
-        axes.set(title=kind.replace("_", " "), xlabel="distinct values (16 in a sequence)")
-        axes.set(ylabel="accuracy", ylim=(-0.02, 1.02))
-        axes.grid(alpha=0.3)
-    legend_below(figure, axes)
-    return figure
+    """Accuracy against the number of distinct values in a sequence: a panel a variant."""
+
+    def plot_panel(axes, group):
+        for name, line, mark, colour in (
+            ("sorted", "-", "o", BLUE),
+            ("one_inversion", "--", "s", ORANGE),
+        ):
+            curve = curve_of(group, "ties", "distinct", set=name)
+            style = {"linestyle": line, "marker": mark, "markersize": 4, "color": colour}
+            plot_curve(axes, list(curve), curve, style, words(name))
+        axes.set_ylim(-0.02, 1.04)
+        return [1, *curve]
+
+    title = (
+        "Many ties (16 values in a sequence): right on both kinds, or calling everything the same?"
+    )
+    return plot_panels(records, title, "accuracy", plot_panel, "distinct values")
 
 
 def plot_pairs(table, errors):
