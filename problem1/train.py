@@ -40,12 +40,12 @@ class TrainingConfig:
     `exchange` is the probability in `exchange_digits`.
     """
 
-    epochs: int = 11
+    epochs: int = 18
     batch_size: int = 128
     lr: float = 2e-3
     seed: int = 0
     warmup: float = 0.05
-    weight_decay: float = 0.3
+    weight_decay: float = 1.0
     beta1: float = 0.9
     beta2: float = 0.999
     focus: float = 2.0

@@ -1,8 +1,9 @@
 """Train with several seeds, and try every pair of numbers: results/beyond/seeds.jsonl.
 
 With --order right-to-left the records are in results/beyond/right_to_left/. With another --focus,
---exchange or number of --epochs they are in a file of that name, such as seeds_focus_0.jsonl:
-controls of these choices. On a GPU all seeds are trained at once, elsewhere each on one core.
+--exchange, --weight-decay or number of --epochs they are in a file of that name, such as
+seeds_focus_0.jsonl: controls of these choices. On a GPU all seeds are trained at once, elsewhere
+each on one core.
 """
 
 from dataclasses import asdict, replace
@@ -117,6 +118,12 @@ def main(arguments=None):
         help="probability that the two digits of a column are exchanged in training",
     )
     parser.add_argument(
+        "--weight-decay",
+        type=cli.number_from_zero,
+        default=default.weight_decay,
+        help="weight decay of AdamW",
+    )
+    parser.add_argument(
         "--epochs",
         type=cli.whole_number(1),
         default=default.epochs,
@@ -137,7 +144,8 @@ def main(arguments=None):
     args = parser.parse_args(arguments)
 
     # The file's name tells which setting differs from the recipe.
-    name, given = "seeds", {key: getattr(args, key) for key in ("focus", "exchange", "epochs")}
+    settings = "focus", "exchange", "weight_decay", "epochs"
+    name, given = "seeds", {setting: getattr(args, setting) for setting in settings}
     for setting, value in given.items():
         if value != getattr(default, setting):
             name += f"_{setting}_{value:g}"

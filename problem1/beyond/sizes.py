@@ -21,14 +21,11 @@ CLASS_SIZE = 1000
 CLASS_SEED = 1_000_000  # of the classes' problems; far from the seeds of training data
 LAYERS = 2  # of encoder and decoder each, as train.py has them
 KEYS = ("digits", "order", "way", "layers", "seed")
-# How models are trained. `own` is how train.py does it; `balanced` lasts twice as long, and each
-# length of the longest carry chain has an equal share of the training problems.
-SHARED, OWN, BALANCED = "shared", "own", "balanced"
-WAYS = {
-    SHARED: recipe("columns"),
-    OWN: recipe("sinusoidal"),
-    BALANCED: replace(recipe("sinusoidal"), epochs=22),
-}
+# How models are trained: by the recipe of all sizes, by that of train.py, by the latter with twice
+# as many epochs, or with as many training problems of each length of the longest carry chain.
+SHARED, OWN, LONGER, BALANCED = "shared", "own", "longer", "balanced"
+WAYS = {SHARED: recipe("columns"), OWN: recipe("sinusoidal")}
+WAYS |= {LONGER: replace(WAYS[OWN], epochs=2 * WAYS[OWN].epochs), BALANCED: WAYS[OWN]}
 AGAIN = (5, 6)  # digits of the models that are trained in the other ways
 BALANCED_SEED = 641
 

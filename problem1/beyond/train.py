@@ -1,7 +1,6 @@
 """Train a model with another order of writing, or with other positions.
 
-Epochs, batch size and learning rate are by default those of train.py. If the units are written
-first, half of the epochs are enough; if positions are columns, the three are 11, 32 and 0.0015. The
+Models are trained as by train.py; only columns have a recipe of their own (beyond/recipes.py). The
 results are in results/beyond/right_to_left/ if the units are written first with sinusoidal
 positions, and else in a folder of runs/.
 """
@@ -64,18 +63,17 @@ def main(arguments=None):
         print(f"warning: {warning}", flush=True)
 
     # What was not given is the recipe's.
-    default = recipe(args.positions)
+    config = replace(recipe(args.positions), seed=args.seed)
     for name in ("epochs", "batch_size", "lr"):
-        if getattr(args, name) is None:
-            setattr(args, name, getattr(default, name))
+        if getattr(args, name) is not None:
+            config = replace(config, **{name: getattr(args, name)})
     if args.output_dir is None:
         committed = (args.order, args.positions) == (ORDERS[1], "sinusoidal")
         name = f"{args.order}_{args.positions}".replace("-", "_")
         args.output_dir = records_folder(args.order) if committed else cli.HERE / "runs" / name
 
     # Train and test the model, and say what came out.
-    sizes, config = sizes_and_config(args)
-    config = replace(config, exchange=default.exchange)
+    sizes, _ = sizes_and_config(args)
     device = cli.choose_device(args.device)
     with files.locked(args.output_dir):
         _, log = train_model(

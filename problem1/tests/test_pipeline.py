@@ -85,11 +85,11 @@ class Whole(TemporaryFolder):
                 f"--model-path {quick / 'best_model.pth'}",
             ],
         )
-        self.assertIn(f"a quick look, 1 of 11 epochs: weights and results go to {quick}", output)
+        self.assertIn(f"a quick look, 1 of 18 epochs: weights and results go to {quick}", output)
         calls, _ = self.calls("--epochs", 1, "--num-samples", 9, "--output-dir", "x")
         self.assertEqual(calls[1], "--results-dir x --num-samples 9")
 
     def test_by_default_the_results_are_made_anew(self):
         calls, _ = self.calls()
-        self.assertEqual(calls[0], f"--epochs 11 --output-dir {RESULTS}")
+        self.assertEqual(calls[0], f"--epochs 18 --output-dir {RESULTS}")
         self.assertEqual(calls[1], f"--results-dir {RESULTS}")

@@ -4,18 +4,18 @@ import unittest
 from dataclasses import replace
 from unittest import mock
 
-from support import cli, studies
+from support import cli, files, studies
 from support.studies import read_records
 
 import torch
 
-from beyond import head_seeds, lengths, recipes, seeds, sizes
+from beyond import few_heads, head_seeds, lengths, recipes, seeds, sizes
 from beyond.chains import NINES, count_right, draw_chain, draw_nines, problem_classes
 from dataset import ORDERS, AdditionDataset, decode_problems, encode_problems
 from generate_data import generate
 from heads.carries import longest_chain
 from tests.helpers import command, studies_in_this_process, without_pictures
-from tests.small import Oracle, SmallData
+from tests.small import Oracle, SmallData, save, small_model
 from train import TrainingConfig
 
 SMALL = {"num_encoder_layers": 1, "num_decoder_layers": 1, "d_model": 8, "num_heads": 2, "d_ff": 8}
@@ -165,11 +165,11 @@ class Studies(SmallData):
             generate(sizes.data_folder(2, way), 2, 641, 40, 10, 10)
         (sizes.data_folder(2, sizes.BALANCED) / "train.json").unlink()
         with mock.patch.object(sizes, "AGAIN", (2,)):
-            output = self.run_study(sizes, "--digits", 2, "--seeds", 0, todo=4)
+            output = self.run_study(sizes, "--digits", 2, "--seeds", 0, todo=5)
         self.assertIn(" 2 digits, left-to-right, balanced recipe", output)
         records = self.records("sizes/runs.jsonl", "order", "way")
         found = [(record["order"], record["way"]) for record in records]
-        others = [(ORDERS[0], sizes.BALANCED), (ORDERS[0], sizes.OWN)]
+        others = [(ORDERS[0], way) for way in (sizes.BALANCED, sizes.LONGER, sizes.OWN)]
         self.assertEqual(found, [*others, *((order, sizes.SHARED) for order in ORDERS)])
         # A third of the problems has each length of the longest chain, and all sums are right.
         data = AdditionDataset(sizes.data_folder(2, sizes.BALANCED) / "train.json")
@@ -183,6 +183,20 @@ class Studies(SmallData):
         kinds = [record["positions"] for record in self.records("lengths/runs.jsonl", "seed")]
         self.assertEqual({*kinds}, {"sinusoidal", "learned", "columns"})
         self.run_study(lengths, "--seeds", 0, todo=0)
+
+    def test_few_heads(self):
+        results, gone = self.folder / "results", ["encoder.0.self.1", "decoder.0.cross.0"]
+        save(results / "best_model.pth", small_model(num_encoder_layers=1), num_digits=1)
+        pruned = [{"method": way, "removed": gone} for way in ("zero", "mean")]
+        path = results / "head_analysis" / "pruning.json"
+        files.write_files({path: files.json_bytes({"pruned_models": pruned})})
+        output = self.run_study(few_heads, "--seeds", 1, todo=4)
+        self.assertIn("one head a layer, 1+1 layers, seed 1: 3 heads", output)
+        records = self.records("few_heads.jsonl", "way")
+        self.assertEqual({record["pairs"] for record in records}, {81})
+        after = [record for record in records if "errors_before" in record]
+        self.assertEqual([record["heads"] for record in after], [18, 18])
+        self.assertTrue(all(record["way"].startswith("pruned") for record in after))
 
     def test_head_seeds(self):
         def briefly(model, sets):
