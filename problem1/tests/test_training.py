@@ -74,7 +74,7 @@ class Loss(unittest.TestCase):
 
     def test_matrices_decay_and_biases_and_norms_do_not(self):
         model = small_model()
-        decayed, others = train.make_optimizer(model, TrainingConfig()).param_groups
+        decayed, others = train.make_optimizer(model, TrainingConfig(weight_decay=0.3)).param_groups
         self.assertEqual((decayed["weight_decay"], others["weight_decay"]), (0.3, 0))
         self.assertEqual({p.dim() for p in decayed["params"]}, {2})
         self.assertEqual({p.dim() for p in others["params"]}, {1})
