@@ -109,7 +109,7 @@ def plot_sizes(records):
     """Share right against the longest carry chain: a panel an order and recipe, a line a seed."""
     kinds = list(dict.fromkeys((record["order"], record["way"]) for record in records))
     sizes = sorted({record["digits"] for record in records})
-    figure = plots.new_figure(3.4 * len(kinds) + 1.2, 3.6)
+    figure = plots.new_figure(2.6 * len(kinds) + 1.2, 3.6)
     from matplotlib import colormaps
 
     panels = figure.subplots(1, len(kinds), sharex=True, sharey=True, squeeze=False)[0]
@@ -130,7 +130,8 @@ def plot_sizes(records):
                     linewidth=0.7,
                     alpha=0.8,
                 )
-        axes.set(title=f"written {kind[0]},\n{kind[1]} recipe", ylim=(-0.03, 1.03))
+        first = "highest digit" if kind[0] == ORDERS[0] else "units"
+        axes.set(title=f"{first} first,\n{kind[1]} recipe", ylim=(-0.03, 1.03))
         axes.set_xlabel("columns of the longest carry chain")
         axes.grid(alpha=0.3)
         axes.xaxis.get_major_locator().set_params(integer=True)
