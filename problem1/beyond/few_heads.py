@@ -11,7 +11,7 @@ from pathlib import Path
 
 from support import cli, files, studies
 
-from beyond.recipes import default_sizes, make_start, recipe
+from beyond.recipes import default_sizes, make_start, recipe, refuse_others
 from dataset import ORDERS, create_dataloaders
 from generate_data import ensure_data
 from heads.exhaustive import check_all_pairs
@@ -23,6 +23,12 @@ from train import EVALUATION_BATCH, fit
 CONFIG = recipe("sinusoidal")
 MORE = replace(CONFIG, epochs=1, lr=5e-4)  # training after pruning
 KEYS = ("way", "seed")
+COMMITTED = "committed_weights_sha256"
+
+
+def committed_model():
+    """The model that analyze.py prunes."""
+    return load_model(cli.RESULTS_DIR / "best_model.pth")
 
 
 def pruned_model(number, sources, seed):
@@ -30,7 +36,7 @@ def pruned_model(number, sources, seed):
     path = cli.RESULTS_DIR / "head_analysis" / "pruning.json"
     pruned = files.read_json(path, "run analyze.py")["pruned_models"]
     removed = [each["removed"] for each in pruned if each["method"] == "mean"][number]
-    model = load_model(cli.RESULTS_DIR / "best_model.pth")
+    model = committed_model()
     heads = [site for site in all_heads(model) if site.name() in removed]
     return without_heads(model, heads, mean_outputs(model, sources))
 
@@ -62,7 +68,7 @@ def do_run(way, seed, folder):
     sources = train_loader.dataset.inputs
     model = start(sources, seed)
     record = {"way": way, "seed": seed, "training": asdict(config)}
-    record |= {"heads": len(all_heads(model))}
+    record |= {COMMITTED: files.weights_digest(committed_model()), "heads": len(all_heads(model))}
     record |= {"parameters": sum(parameter.numel() for parameter in model.parameters())}
 
     # A pruned model has learned already: what does it get wrong before it is trained on?
@@ -86,9 +92,12 @@ def main(arguments=None):
     )
     args = parser.parse_args(arguments)
     ensure_data(cli.DATA_DIR)
-    # Do the runs that are not in the file yet, and print what there is.
+    # Do the runs that are not in the file yet, unless it is about other weights.
+    path, digest = args.output_dir / "few_heads.jsonl", files.weights_digest(committed_model())
+    refuse_others(path, lambda record: {COMMITTED: digest})
     todo = [(way, seed) for seed in args.seeds for way in WAYS]
-    records = studies.do_runs(do_run, todo, args.output_dir / "few_heads.jsonl", KEYS, args)
+    records = studies.do_runs(do_run, todo, path, KEYS, args)
+    # Print what there is.
     for record in records:
         before = f"{record['errors_before']:,}, then " if "errors_before" in record else ""
         print(

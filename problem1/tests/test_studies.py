@@ -197,6 +197,8 @@ class Studies(SmallData):
         after = [record for record in records if "errors_before" in record]
         self.assertEqual([record["heads"] for record in after], [18, 18])
         self.assertTrue(all(record["way"].startswith("pruned") for record in after))
+        save(results / "best_model.pth", small_model(num_encoder_layers=1, seed=1), num_digits=1)
+        self.assert_one_line(command(few_heads.main), "holds runs with another committed_weights")
 
     def test_head_seeds(self):
         def briefly(model, sets):
