@@ -128,15 +128,13 @@ class Browser(unittest.TestCase):
                 if (record["column"], record["searched_on"][0]) == (2, "carry")
             )
             for condition in ("carry", "same carry"):
-                # A set of sites carries nearly all donors: take one whose carry moves.
+                # The sites carry most donors' carries, not all: take the first one that moves.
+                def moves(pair):
+                    problem = order, 347, 159, pair["a"], pair["b"]
+                    return self.answers.move(*problem, 2, found["sites"])["as_implied"]
+
                 drawn = (self.answers.donors(order, 347, 159, 2, k)[condition] for k in range(9))
-                donor = next(
-                    each
-                    for each in drawn
-                    if self.answers.move(order, 347, 159, each["a"], each["b"], 2, found["sites"])[
-                        "as_implied"
-                    ]
-                )
+                donor = next(filter(moves, drawn))
                 query = f"model={order}&a=347&b=159&column=2&donor={donor['a']},{donor['b']}"
                 page = show(self.server, f"{query}&sites={','.join(found['sites'])}")
                 rows = {row["data-row"]: row["data-digits"] for row in page.all(data_row=None)}
