@@ -8,7 +8,10 @@ import os
 import sys
 from pathlib import Path
 
-os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, here and in what tests start
+import torch
+
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"  # for what tests start
 HOME = str(Path(__file__).resolve().parent.parent)
 if HOME not in sys.path:
     sys.path.insert(0, HOME)

@@ -3,6 +3,8 @@
 import ast
 import unittest
 
+import torch
+
 from tests.helpers import HOME
 
 OTHER = HOME.with_name("problem1")
@@ -67,6 +69,9 @@ class Structure(unittest.TestCase):
         ours, theirs = contents(HOME), contents(OTHER)
         self.assertEqual(ours.keys(), theirs.keys())
         self.assertEqual([name for name in ours if ours[name] != theirs[name]], [])
+
+    def test_tests_run_on_one_thread(self):
+        self.assertEqual(torch.get_num_threads(), 1)
 
     def test_commands_import_support_before_torch(self):
         """It says how torch's threads wait, and torch reads that once."""
