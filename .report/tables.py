@@ -21,9 +21,9 @@ def percent(share, digits=1):
     return f"{math.floor(100 * share * 10**digits + 0.5) / 10**digits:.{digits}f}%"
 
 
-def span(values):
-    """The lowest and the highest share in percent; one if they look alike."""
-    return " to ".join(dict.fromkeys(map(percent, (min(values), max(values)))))
+def span(values, show=percent):
+    """The lowest and the highest value; one if they look alike."""
+    return " to ".join(dict.fromkeys(map(show, (min(values), max(values)))))
 
 
 def table(head, rows):
@@ -58,13 +58,13 @@ def addition():
 
 
 def sorting():
-    """Accuracy of the sorting models: a column a model, lowest to highest of the seeds."""
+    """What the sorting models score: a column a model, lowest to highest of the seeds."""
 
-    def accuracy(run, length, kind):
+    def score(run, length, kind, measure="accuracy"):
         wanted = {"length": length, "negatives": kind, "gap_source": None}.items()
         sets = run["accuracy"] if kind else [run["test"] | dict(wanted)]
         found = next(each for each in sets if wanted <= each.items())
-        return found["accuracy"] if "accuracy" in found else found["right"] / found["n"]
+        return found[measure] if measure in found else found["right"] / found["n"]
 
     seeds, study = read(SORTING / "seeds.jsonl"), read(SORTING / "study" / "runs.jsonl")
     runs = {name: [run for run in seeds if run["encoding"] == name] for name in REQUIRED}
@@ -72,10 +72,13 @@ def sorting():
     sets = {"test split, 8 to 16 values": (None, None)}
     sets |= {f"swaps, {n} values": (n, "swap") for n in (32, 64, 128, 256)}
     sets |= {f"one inversion, {n} values": (n, "one_inversion") for n in (16, 256)}
-    rows = []
-    for name, chosen in sets.items():
-        cells = (span([accuracy(run, *chosen) for run in group]) for group in runs.values())
-        rows.append([name, *cells])
+    rows = [
+        [name, *(span([score(run, *chosen) for run in group]) for group in runs.values())]
+        for name, chosen in sets.items()
+    ]
+    for n in (32, 256):
+        aucs = [[score(run, n, "swap", "auc") for run in group] for group in runs.values()]
+        rows.append([f"AUC, swaps, {n} values", *(span(each, "{:.2f}".format) for each in aucs)])
     return table(["sorting", *runs], rows)
 
 

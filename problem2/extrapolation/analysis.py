@@ -4,6 +4,7 @@ Shapes in comments: N sequences, L length.
 """
 
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 
 from support.cli import UserError
 from support.files import read_json
@@ -170,18 +171,19 @@ def find_failures(logits, sets, fields, most=3):
 
 
 def accuracy_table(records):
-    """Text: accuracy by length, a block for each of `MAIN_KINDS` and a line for each model."""
+    """Text: accuracy and AUC by length, a block for each of `MAIN_KINDS`, a line for each model."""
     records = [record for record in records if record["set"] == "length"]
     lengths = sorted({record["length"] for record in records})
     lines = []
-    for kind in MAIN_KINDS:
-        lines.append(f"{kind:14}" + "".join(f"{length:>8}" for length in lengths))
+    for kind, (measure, form) in product(MAIN_KINDS, {"accuracy": ".1%", "auc": ".2f"}.items()):
+        title = f"{kind}, {measure}"
+        lines.append(f"{title:23}" + "".join(f"{length:>8}" for length in lengths))
         rows = {}
         for record in records:
             if record["negatives"] == kind:
                 row = rows.setdefault(record["encoding"], {})
-                row[record["length"]] = f"{record['accuracy']:.1%}"
+                row[record["length"]] = format(record[measure], form)
         for name, row in rows.items():
             cells = "".join(f"{row.get(length, '-'):>8}" for length in lengths)
-            lines.append(f"  {name:12}{cells}")
+            lines.append(f"  {name:21}{cells}")
     return "\n".join(lines)

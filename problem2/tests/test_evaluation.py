@@ -96,13 +96,14 @@ class Analysis(SmallData):
             self.assertGreater(failure["probability_sorted"], 0.9)
 
     def test_table(self):
-        def record(encoding, length, accuracy):
+        def record(encoding, length, accuracy, auc):
             names = {"set": "length", "encoding": encoding, "negatives": MAIN_KINDS[0]}
-            return {**names, "length": length, "accuracy": accuracy}
+            return {**names, "length": length, "accuracy": accuracy, "auc": auc}
 
-        table = accuracy_table([record("x", 16, 0.75), record("x", 8, 1.0), record("y", 8, 0.5)])
-        rows = [line.split() for line in table.splitlines()][:3]
-        expected = [["swap", "8", "16"], ["x", "100.0%", "75.0%"], ["y", "50.0%", "-"]]
+        records = [record("x", 16, 0.75, 1.0), record("x", 8, 1.0, 1.0), record("y", 8, 0.5, 0.9)]
+        rows = [line.split() for line in accuracy_table(records).splitlines()][:6]
+        expected = [["swap,", "accuracy", "8", "16"], ["x", "100.0%", "75.0%"], ["y", "50.0%", "-"]]
+        expected += [["swap,", "auc", "8", "16"], ["x", "1.00", "1.00"], ["y", "0.90", "-"]]
         self.assertEqual(rows, expected)
 
 

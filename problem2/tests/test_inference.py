@@ -119,7 +119,7 @@ class Answer(TemporaryFolder):
             self.assert_one_line(result, "holds no accuracy by length", "python analyze.py")
         entry = {"set": "length", "encoding": "none", "negatives": "swap"}
         digest = files.weights_digest(load_model(self.folder / "none" / "best_model.pth"))
-        record = {"accuracy": [{**entry, "length": 8, "accuracy": 0.5}]}
+        record = {"accuracy": [{**entry, "length": 8, "accuracy": 0.5, "auc": 0.75}]}
         digests = {"none": digest, "learned": "x" * 64, "recommended": digest}
         for weights, stale in [
             (digests, "learned, recommended"),
@@ -128,6 +128,7 @@ class Answer(TemporaryFolder):
             files.write_json(path, record | {"weights_sha256": weights})
             status, output, errors = command(inference.main, "--results-dir", self.folder)
             self.assertRegex(output, r"none +50\.0%")
+            self.assertRegex(output, r"none +0\.75")
             self.assertIn(f"not of the present weights of {stale}:", errors)
             self.assertEqual((status, errors.count("\n")), (0, 1))
 
