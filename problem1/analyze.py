@@ -75,7 +75,7 @@ def measure(model, args, output_dir, digest, submit):
     def done(what):
         print(f"{time.perf_counter() - start:4.0f} s  {what}", flush=True)
 
-    # 1. Load problems that the model has never seen. Heads are ranked on one set of them and
+    # 1. Load problems that are not in the training file. Heads are ranked on one set of them and
     # scored on others, so that no head looks important by the luck of its own set.
     train, test = load_problems(args.data_dir, model)
     sets = choose_problems(train, test, model.training_info["order"], args.num_samples)

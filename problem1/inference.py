@@ -48,8 +48,7 @@ def answer(model, problems):
         return in_order(model.generate(source, target.size(1)), info["order"])  # [B, T]
 
     numbers = torch.tensor(problems, dtype=torch.long, device=device).reshape(-1, 2)
-    models = [model] * batches.threads(device)
-    parts = batches.in_batches(generate, models, batches.split(numbers))
+    parts = batches.in_batches(generate, batches.copies(model), batches.split(numbers))
     return [as_text(row) for part in parts for row in part.tolist()]
 
 
@@ -115,10 +114,9 @@ def answer_any_length(model, texts):
     return results
 
 
-def show_accuracy(model, test_path, foreign):
-    """Print how many of the test problems the model answers exactly."""
-    source = AdditionDataset(test_path).inputs
-    a, b = (to_numbers(digits).tolist() for digits in decode_problems(source))
+def show_accuracy(model, test, foreign):
+    """Print how many of the test problems, an `AdditionDataset`, the model answers exactly."""
+    a, b = (to_numbers(digits).tolist() for digits in decode_problems(test.inputs))
     right = [result == str(x + y) for result, x, y in zip(answer(model, [*zip(a, b)]), a, b)]
     n, matches = len(right), sum(right)
     low, high = wilson_interval(matches, n)
@@ -240,11 +238,11 @@ def main(arguments=None):
     # Without a question, check the model on data. Only data that it was trained on tell which
     # problems it has not seen.
     ensure_data(args.data_dir, n)
-    digits = AdditionDataset(args.data_dir / "test.json").num_digits
-    if digits != n:
+    test = AdditionDataset(args.data_dir / "test.json")
+    if test.num_digits != n:
         raise cli.UserError(
-            f"{args.data_dir} holds {digits}-digit problems, but {args.model_path} adds {n}-digit "
-            "numbers: name the folder of its data with --data-dir"
+            f"{args.data_dir} holds {test.num_digits}-digit problems, but {args.model_path} adds "
+            f"{n}-digit numbers: name the folder of its data with --data-dir"
         )
     training_path = args.data_dir / "train.json"
     foreign = files.file_digest(training_path) != model.training_info["train_sha256"]
@@ -257,7 +255,7 @@ def main(arguments=None):
     if args.exhaustive:
         return try_all_pairs(model, args.model_path, training_path)
     show(model, SHOWN if n == 3 else [number_range(n), number_range(n)[::-1]])
-    show_accuracy(model, args.data_dir / "test.json", foreign)
+    show_accuracy(model, test, foreign)
 
 
 if __name__ == "__main__":

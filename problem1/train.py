@@ -70,7 +70,11 @@ def make_optimizer(model, config):
         {"params": decayed, "weight_decay": config.weight_decay},
         {"params": others, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=True)
+    options = {"lr": config.lr, "betas": (config.beta1, config.beta2)}
+    try:
+        return torch.optim.AdamW(groups, **options, fused=True)
+    except RuntimeError:  # before torch 2.4 a CPU has no fused step
+        return torch.optim.AdamW(groups, **options)
 
 
 def focal_loss(logits, target, focus):

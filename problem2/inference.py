@@ -107,7 +107,7 @@ def print_accuracy(results_dir, models):
         table, digests = accuracy_table(record["accuracy"]), dict(record[files.WEIGHTS_DIGEST])
     except (KeyError, TypeError, ValueError):
         raise cli.UserError(f"{path} holds no accuracy by length: {remedy}") from None
-    print(f"accuracy and AUC by length and kind of negatives ({path}):\n{table}")
+    print(f"accuracy by length and kind of negatives, and AUC ({path}):\n{table}")
     stale = [name for name in models if digests.get(name) != files.weights_digest(models[name])]
     if stale:
         names = ", ".join(stale)

@@ -10,6 +10,7 @@ import math
 import os
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from support.cli import UserError
 from support.files import read_checkpoint
@@ -379,6 +380,7 @@ def load_model(path, device="cpu"):
     Raises:
         UserError: if the file is missing or damaged, or holds no model of this project.
     """
+    path = Path(path)
     remedy = training_remedy(path.parent.parent)
     weights = read_checkpoint(path, device, remedy)
     try:

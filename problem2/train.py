@@ -87,7 +87,11 @@ def make_optimizer(model, config):
         {"params": vectors, "weight_decay": 0.0, "lr_scale": 1.0},
         {"params": positions, "weight_decay": 0.0, "lr_scale": lr_scale},
     ]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=True)
+    options = {"lr": config.lr, "betas": (config.beta1, config.beta2)}
+    try:
+        return torch.optim.AdamW(groups, **options, fused=True)
+    except RuntimeError:  # before torch 2.4 a CPU has no fused step
+        return torch.optim.AdamW(groups, **options)
 
 
 def focal_loss(logits, labels, focus):
@@ -306,7 +310,7 @@ def name_stale_records(name, log, results_dir):
     """Name the records in a folder of results that are of other weights of this model now."""
     stale = files.stale_records(results_dir / "extrapolation", log[files.WEIGHTS_DIGEST], name)
     tell_stale(stale, f"python analyze.py --results-dir {results_dir}")
-    for command in ("draws", "gaps"):
+    for command in ("draws", "gaps", "controls"):
         path = results_dir / "beyond" / f"{command}.jsonl"
         stale = [path] if has_stale_line(path, name, log) else []
         command = f"python problem2/beyond {command} --results-dir {results_dir} --output {path}"

@@ -92,9 +92,14 @@ def main(arguments=None):
     )
     args = parser.parse_args(arguments)
     ensure_data(cli.DATA_DIR)
-    # Do the runs that are not in the file yet, unless it is about other weights.
+    # Do the runs that are not in the file yet, unless it is about other weights or settings.
     path, digest = args.output_dir / "few_heads.jsonl", files.weights_digest(committed_model())
-    refuse_others(path, lambda record: {COMMITTED: digest})
+
+    def settings(record):
+        config = replace(WAYS[record["way"]][1], seed=record["seed"])
+        return {COMMITTED: digest, "training": asdict(config)}
+
+    refuse_others(path, settings)
     todo = [(way, seed) for seed in args.seeds for way in WAYS]
     records = studies.do_runs(do_run, todo, path, KEYS, args)
     # Print what there is.

@@ -6,7 +6,7 @@ results/beyond/any_length/ablations.jsonl.
 """
 
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from support import cli, files, studies
@@ -19,6 +19,7 @@ from beyond.columns import ColumnTransformer
 from beyond.learned import LearnedTransformer
 from beyond.lengths import make_data
 from beyond.local import LocalTransformer
+from beyond.recipes import refuse_others
 from dataset import ORDERS, encode_problems, in_order, shift_right
 from model import Seq2SeqTransformer
 
@@ -82,10 +83,16 @@ def count_right(model, n, order):
     return right
 
 
+def config_of(without, seed):
+    """How the model of one run is trained."""
+    *_, times = VARIANTS[without]
+    return replace(CONFIG, epochs=times * CONFIG.epochs, seed=seed)
+
+
 def do_run(without, seed, folder):
     """Train one variant with one seed, and measure: the run's record."""
-    kind, order, times = VARIANTS[without]
-    config = replace(CONFIG, epochs=times * CONFIG.epochs, seed=seed)
+    kind, order, _ = VARIANTS[without]
+    config = config_of(without, seed)
     model, log = train_adder(config, SIZES | {"max_len": 2 * max(TESTED) + 1}, kind, order)
     kept = files.WEIGHTS_DIGEST, "order", "parameters", "training", "best_epoch", "seconds"
     return {
@@ -123,8 +130,11 @@ def main(arguments=None):
         help="folder of ablations.jsonl",
     )
     args = parser.parse_args(arguments)
-    # Do the runs that are not in the file yet, and print what there is.
+    # Do the runs that are not in the file yet, unless it is of other settings; print what there is.
     make_data()
     todo = [(variant, seed) for seed in args.seeds for variant in VARIANTS]
     path = args.output_dir / "ablations.jsonl"
+    refuse_others(
+        path, lambda record: {"training": asdict(config_of(record["without"], record["seed"]))}
+    )
     print(summary(studies.do_runs(do_run, todo, path, KEYS, args)))

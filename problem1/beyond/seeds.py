@@ -55,15 +55,13 @@ def train_seeds(seeds, order, config, device):
     for model, log, each in zip(models, logs, configs):
         model.training_info = {"order": order}
         exhaustive = check_all_pairs(model.eval(), sources)
-        error_list = [{name: error[name] for name in "ab"} for error in exhaustive["error_list"]]
         epochs, seconds = log["epochs"], [epoch["seconds"] for epoch in log["epochs"]]
         matches = [epoch["val"]["exact_match"] for epoch in epochs]
         record = {
             "seed": each.seed,
             files.WEIGHTS_DIGEST: files.weights_digest(model),
             "train_sha256": files.file_digest(TRAIN_FILE),
-            **{name: exhaustive[name] for name in ("pairs", "errors", "unseen")},
-            "error_list": error_list,
+            **{name: exhaustive[name] for name in ("pairs", "errors", "unseen", "error_list")},
             "epochs": len(epochs),
             "best_epoch": log["best_epoch"],
             "first_epoch_at_full_validation": matches.index(1) + 1 if 1 in matches else None,

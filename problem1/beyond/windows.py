@@ -38,6 +38,7 @@ import torch
 
 from beyond.chains import draw_chain, draw_nines, draw_random
 from dataset import ORDERS, PLUS_TOKEN, decode_problems, encode_problems, in_order, shift_right
+from heads.examination import margins
 
 AT_ONCE = 250  # problems in a pass
 EXACT_EACH = 50  # of so many problems one is tried in float64 as well
@@ -104,13 +105,6 @@ def windows_of(source, target):
 def as_numbers(windows):
     """Each window `[..., 8]` as one whole number `[...]`."""
     return (windows * 13 ** torch.arange(8)).sum(dim=-1)
-
-
-def margins(logits, target):
-    """The right token's logit less the highest other one, at each step: `[N, n + 1]`."""
-    right = logits.gather(2, target[..., None])
-    others = logits.scatter(2, target[..., None], -torch.inf)
-    return (right - others.amax(dim=2, keepdim=True))[..., 0]
 
 
 @torch.no_grad()

@@ -94,11 +94,10 @@ def measure_ablation(examination, name):
     def by_class(match, classes, form):
         """The change of exact match in each class of the problems, with how many there are."""
         keys, counts = classes.unique(return_counts=True)
-        names = [{"n": n} for n in counts.tolist()]
         summaries = bootstrap.by_class(match, (classes.unsqueeze(1) == keys).float())
         return {
-            format(key, form): n | summary
-            for key, n, summary in zip(keys.tolist(), names, summaries)
+            format(key, form): {"n": n} | summary
+            for key, n, summary in zip(keys.tolist(), counts.tolist(), summaries)
         }
 
     progress, records = Progress("ablations", len(heads) * len(METHODS)), []

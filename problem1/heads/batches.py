@@ -42,7 +42,8 @@ def in_batches(function, models, parts):
     """Yield `function(model, part)` of each part, in order, without gradients.
 
     Each part has one of the models, and one thread: when all threads share every small product they
-    mostly wait. A function that hooks something of its own part to the model needs `copies`.
+    mostly wait. If the function, or the model, notes something of its own part on the model, the
+    models are `copies`.
     """
     free = SimpleQueue()
     for model in models:

@@ -6,6 +6,8 @@ D width of one head. Targets and answers are in the order in which the model wri
 
 from typing import NamedTuple
 
+from support.cli import UserError
+
 import torch
 
 from attention import create_causal_mask
@@ -14,18 +16,21 @@ from heads import batches
 from heads.carries import carry_pattern, cascade_length
 from heads.exhaustive import MOST_PAIRS, all_pairs, count_pairs, find_unseen
 from heads.sites import ablated, recorded_outputs, target_labels
+from model import Seq2SeqTransformer
 
 STRATIFIED = 480
 RESAMPLES = 1000
 
 
 class Sets(NamedTuple):
-    """Problems never seen in training, each set `(source, target)`, except for the last two.
+    """Sets of problems, each `(source, target)`, except for the last two.
 
-    test: the test problems. choosing, reporting: their two halves.
-    stratified: equally many other problems of every combination of carry pattern and cascade
-    length. Heads are ranked on these, because long cascades are rare among all problems.
-    pool: digits `(a, b)` of all other problems, in random order.
+    test: the test problems, none of which is in the training file. choosing, reporting: their two
+    halves.
+    stratified: equally many problems of every combination of carry pattern and cascade length that
+    training never shows, digits exchanged or not. Heads are ranked on these, because long cascades
+    are rare among all problems.
+    pool: digits `(a, b)` of all other such problems, in random order.
     training: source tokens of the training problems.
     """
 
@@ -120,9 +125,17 @@ class Examination:
         labels: of the target's positions.
         outputs: `{block: [N, H, T, D]}` of the undisturbed model.
         clean: the undisturbed model's `Answers`.
+
+    Raises:
+        UserError: if the model does more than to run its layers one after the other.
     """
 
     def __init__(self, model, source, target, batch_size=None):
+        if getattr(type(model), "encode", Seq2SeqTransformer.encode) != Seq2SeqTransformer.encode:
+            raise UserError(
+                f"the layers of a {type(model).__name__} cannot be run one by one, so its "
+                "heads are not examined: take a model with sinusoidal positions"
+            )
         device = next(model.parameters()).device
         self.models, self.batch_size = batches.copies(model), batch_size
         self.source, self.target = source.to(device), target.to(device)
@@ -209,7 +222,7 @@ class Examination:
     def matches(self, sites=(), outputs=None):
         """Whether every digit of each answer is right, `[N]`, with outputs replaced.
 
-        One pass with teacher forcing decides it (see `heads.exhaustive.check_all_pairs`).
+        One pass with teacher forcing decides it (see `heads.exhaustive.find_wrong`).
         """
         return (self.logits(sites, outputs).argmax(dim=-1) == self.target).all(dim=1)
 

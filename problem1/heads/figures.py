@@ -206,12 +206,14 @@ def plot_pruning(orders, subsets):
         best, mean = ([record[key] for record in chosen] for key in ("best", "mean"))
         look, hollow = {"color": colour, "marker": marker}, {"markerfacecolor": "white"}
         sets.plot(removed, best, label=f"{kind}: best subset", **look)
-        sets.plot(removed, mean, "--", label=f"{kind}: mean of all", **look, **hollow)
-    title = f"All subsets of each type (zeros), {subsets[0]['n']:,} stratified problems"
+        sets.plot(removed, mean, "--", label=f"{kind}: mean", **look, **hollow)
+    which = "All" if all(record["exact"] for record in subsets) else "Some"
+    title = f"{which} subsets of each type (zeros), {subsets[0]['n']:,} stratified problems"
     sets.set(xlabel="heads of that type removed", title=title)
     for axes in (curves, sets):
         for lost, label in ((0.01, "1 and 5 points lost"), (0.05, None)):
-            axes.axhline(1 - lost, color=GREY, linewidth=0.8, linestyle=":", label=label)
+            level = orders[0]["exact_match"][0] - lost
+            axes.axhline(level, color=GREY, linewidth=0.8, linestyle=":", label=label)
         axes.grid(alpha=0.3)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend(fontsize=8, loc="lower left")

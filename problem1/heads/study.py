@@ -7,14 +7,12 @@ from heads.interchange import interchanges
 from heads.pruning import COUNTED, greedy_order, mean_outputs, measure_orders, measure_pruned
 
 
-def study_briefly(model, sets, batch_size=None, num_samples=None):
+def study_briefly(model, sets):
     """A part of the study of one model.
 
     Args:
         model: the model, in evaluation mode.
         sets: the problems, `examination.Sets`.
-        batch_size: problems in one pass; None: as `heads.batches` says.
-        num_samples: None, or the most pairs of each condition.
 
     Returns:
         A record: `verdicts` of the heads, those `undecided` and shares `prunable_alone` on the
@@ -24,7 +22,7 @@ def study_briefly(model, sets, batch_size=None, num_samples=None):
         (see `interchange.find_smallest_set`).
     """
     choosing, reporting, stratified = (
-        Examination(model, *problems, batch_size)
+        Examination(model, *problems)
         for problems in (sets.choosing, sets.reporting, sets.stratified)
     )
     ablations = measure_ablation(reporting, "test")
@@ -35,7 +33,7 @@ def study_briefly(model, sets, batch_size=None, num_samples=None):
         orders += measure_orders(choosing, reporting, order, outputs)
         removed = orders[-1]["prunable_1_point"]
         pruned.append(measure_pruned(reporting, orders[-1], removed, outputs, *pairs))
-    carries = interchanges(model, sets, batch_size, num_samples)
+    carries = interchanges(model, sets)
     return {
         "verdicts": verdicts(ablations),
         "undecided": undecided(ablations),

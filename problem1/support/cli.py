@@ -42,7 +42,8 @@ def run(main):
     except OSError as error:
         status = complain(f"{error.filename or 'output'}: {error.strerror or error}")
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and "memory" not in str(error):
+        words = "out of memory", "allocate memory"
+        if not isinstance(error, MemoryError) and not any(word in str(error) for word in words):
             raise
         status = complain("not enough memory: use a smaller --batch-size, a smaller model or less")
     try:
@@ -66,7 +67,8 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Shows each default, except None (the help text explains it) and False (a switch)."""
 
     def _get_help_string(self, action):
-        return action.help if action.default in (None, False) else super()._get_help_string(action)
+        silent = action.default is None or action.default is False
+        return action.help if silent else super()._get_help_string(action)
 
 
 class Parser(argparse.ArgumentParser):

@@ -260,6 +260,11 @@ class Command(TemporaryFolder):
         self.assertEqual(len(records), len(needs.VARIANTS))
         for record in records:
             self.assertEqual([test["digits"] for test in record["right"]], [1, 7])
+        records[0]["training"]["lr"] = 1.0
+        studies.write_records(self.folder / "out" / "ablations.jsonl", records)
+        status, _, errors = self.run_command("--seeds", "0", main=needs.main)
+        self.assertEqual((status, errors.count("\n")), (2, 1))
+        self.assertIn("holds runs with another training", errors)
 
     def test_variants_see_what_their_names_say(self):
         source, target = random_problems(3, 4)

@@ -11,6 +11,7 @@ from support.files import weights_digest
 import torch
 from torch import nn
 
+import inference
 import model as model_module
 from beyond import POSITIONS, recipes
 from beyond import train as beyond_train
@@ -25,9 +26,19 @@ from dataset import (
     padding_mask,
     shift_right,
 )
+from heads.examination import Examination
 from model import Seq2SeqTransformer, load_model
 from tests.helpers import HOME, command, without_pictures
-from tests.small import TINY, TOLERANCE, SmallData, digits, save, small_model
+from tests.small import (
+    TINY,
+    TOLERANCE,
+    SmallData,
+    digits,
+    info,
+    save,
+    small_model,
+    some_problems,
+)
 
 
 def column_model(order, **sizes):
@@ -126,6 +137,18 @@ class Models(SmallData):
             self.assertEqual(vars(loaded.config), vars(model.config))
         with self.assertRaisesRegex(ValueError, "weights of a ColumnTransformer with 3 heads"):
             small_model(d_model=24, num_heads=3).load_state_dict(model.state_dict())
+
+    def test_threads_do_not_share_what_a_model_notes_of_its_pass(self):
+        model, pairs = column_model(ORDERS[1]).float(), [(a, 1099 - a) for a in range(100, 1000)]
+        model.training_info = info(3, ORDERS[1])
+        one = inference.answer(model, pairs)
+        torch.set_num_threads(3)
+        try:
+            self.assertEqual(inference.answer(model, pairs), one)
+        finally:
+            torch.set_num_threads(1)
+        with self.assertRaisesRegex(cli.UserError, "layers of a ColumnTransformer cannot be run"):
+            Examination(model, *some_problems(4, 3, order=ORDERS[1]))
 
 
 class Train(SmallData):

@@ -39,8 +39,9 @@ class CommandLine(TemporaryFolder):
                 self.assertEqual(self.result(error), (status, "before\n", words))
         for error in (MemoryError(), RuntimeError("CUDA out of memory")):
             self.assert_one_line(self.result(error), "not enough memory", "--batch-size")
-        with self.assertRaisesRegex(RuntimeError, "a fault of ours"):
-            self.result(RuntimeError("a fault of ours"))
+        for words in ("a fault of ours", "CUDA error: an illegal memory access was encountered"):
+            with self.assertRaisesRegex(RuntimeError, words):
+                self.result(RuntimeError(words))
 
     def test_text_that_the_output_cannot_encode_is_written_with_backslashes(self):
         status, output, errors = command(lambda _: print("a → b"), encoding="cp1252")
@@ -51,6 +52,7 @@ class CommandLine(TemporaryFolder):
             parser = cli.Parser()
             parser.add_argument("--count", type=cli.whole_number(1, 10), default=3, help="how many")
             parser.add_argument("--rate", type=cli.positive_number, default=None, help="how fast")
+            parser.add_argument("--seed", type=cli.whole_number(0), default=0, help="which draw")
             print(parser.parse_args(arguments).count)
 
         self.assertEqual(command(main, "--count", 7)[:2], (0, "7\n"))
@@ -63,6 +65,7 @@ class CommandLine(TemporaryFolder):
             self.assert_one_line(command(main, *arguments), words)
         help_text = command(main, "--help")[1]
         self.assertIn("how many (default: 3)", help_text)
+        self.assertIn("which draw (default: 0)", help_text)
         self.assertNotIn("None", help_text)
 
     def test_devices(self):

@@ -81,6 +81,16 @@ class Loss(unittest.TestCase):
         both = len(decayed["params"]) + len(others["params"])
         self.assertEqual(both, len(list(model.parameters())))
 
+    def test_where_there_is_no_fused_step_the_plain_one_is_taken(self):
+        def adamw(groups, fused=False, make=torch.optim.AdamW, **options):
+            if fused:
+                raise RuntimeError("`fused=True` requires all the params to be on a GPU")
+            return make(groups, **options)
+
+        with mock.patch.object(torch.optim, "AdamW", adamw):
+            optimizer = train.make_optimizer(small_model(), TrainingConfig(beta2=0.5))
+        self.assertEqual((optimizer.defaults["fused"], optimizer.defaults["betas"][1]), (None, 0.5))
+
 
 class Exchange(unittest.TestCase):
     source, target = encode_problems(*(1 + torch.arange(60) % 9).view(10, 2, 3).unbind(1))

@@ -7,6 +7,7 @@ again.
 """
 
 import time
+from dataclasses import asdict
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -39,12 +40,15 @@ MEASURES = {"AUC": "auc", "accuracy": "right", "at best threshold": "right_at_be
 
 def make_trained(name, seed, data_dir, results_dir):
     """The model that training with this seed gives; it is loaded if its weights are kept."""
-    path, variant = find_models(results_dir).get(name), VARIANTS[name]
-    if path and read_log(path)["training"]["seed"] == seed:
-        return load_model(path)
-    loaders = create_dataloaders(data_dir, variant.training.batch_size)
+    variant, path = VARIANTS[name], find_models(results_dir).get(name)
+    config = variant.training_config(seed)
     model = make_model(seed, "cpu", variant.kind, **variant.arguments())
-    fit(model, *loaders[:2], variant.training_config(seed))
+    if path:
+        log, digest = read_log(path), files.file_digest(data_dir / "train.json")
+        kept = log["training"], log["model"], log["data_sha256"]["train"]
+        if kept == (asdict(config), asdict(model.config), digest):
+            return load_model(path)
+    fit(model, *create_dataloaders(data_dir, config.batch_size)[:2], config)
     return model.eval()
 
 

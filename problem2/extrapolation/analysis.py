@@ -28,7 +28,7 @@ def find_models(results_dir):
     Raises:
         UserError: if there is none.
     """
-    paths = [*results_dir.glob("*/best_model.pth"), *results_dir.glob("beyond/*/best_model.pth")]
+    paths = [*results_dir.glob("beyond/*/best_model.pth"), *results_dir.glob("*/best_model.pth")]
     found = {path.parent.name: path for path in sorted(paths, key=lambda path: path.parent.name)}
     if not found:
         raise UserError(f"{results_dir} holds no trained model: {training_remedy(results_dir)}")

@@ -2,7 +2,7 @@
 
 import random
 from argparse import Namespace
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from support import files, studies
 
@@ -115,10 +115,15 @@ class Command(SmallData):
             ("support.studies.HERE", self.folder),
         ]:
             self.enterContext(mock.patch(target, value))
-        kept = tiny["learned"].kind(**tiny["learned"].arguments())
-        save(self.folder / "learned" / "best_model.pth", kept)
-        log = {"training": {"seed": 1}, "training_lengths": [8, 16]}
-        files.write_json(self.folder / "learned" / "training_log.json", log)
+        digests = []  # of kept weights: of this training, and of one with more epochs
+        for name, epochs in (("learned", 1), ("none", 2)):
+            kept = tiny[name].kind(**tiny[name].arguments())
+            save(self.folder / name / "best_model.pth", kept)
+            log = {"training": asdict(tiny[name].training_config(1)) | {"epochs": epochs}}
+            log |= {"model": asdict(kept.config), "training_lengths": [8, 16]}
+            log["data_sha256"] = {"train": files.file_digest(data / "train.json")}
+            files.write_json(self.folder / name / "training_log.json", log)
+            digests.append(files.weights_digest(kept))
 
         def run(*numbers):
             folders = "--data-dir", data, "--results-dir", self.folder, "--output", path
@@ -133,11 +138,11 @@ class Command(SmallData):
         self.assertEqual({line["encoding"] for line in lines}, set(controls.NAMES))
         self.assertEqual(len(lines), 8)
         loaded = [
-            line["seed"]
+            (line["encoding"], line["seed"])
             for line in lines
-            if line[files.WEIGHTS_DIGEST] == files.weights_digest(kept)
+            if line[files.WEIGHTS_DIGEST] in digests
         ]
-        self.assertEqual(loaded, [1])
+        self.assertEqual(loaded, [("learned", 1)])
         self.assertTrue(path.with_suffix(".png").exists())
         self.assertIn("0 runs to do", run(0)[1])
         (data / "train.json").write_text((data / "train.json").read_text() + " ")

@@ -111,10 +111,11 @@ class Models(TemporaryFolder):
     def test_the_required_come_first_and_then_the_others_by_name(self):
         with self.assertRaisesRegex(UserError, "no trained model.*python train.py"):
             find_models(self.folder)
-        for name in ("none", "mine", "sinusoidal", "beyond/recommended"):
+        for name in ("none", "mine", "sinusoidal", "beyond/recommended", "beyond/none"):
             save(self.folder / name / "best_model.pth", create_model("none", **SIZES))
         (self.folder / "empty").mkdir()
         found = find_models(self.folder)
         self.assertEqual(list(found), ["sinusoidal", "none", "mine", "recommended"])
         path = self.folder / "beyond" / "recommended" / "best_model.pth"
         self.assertEqual(found["recommended"], path)
+        self.assertEqual(found["none"], self.folder / "none" / "best_model.pth")

@@ -28,6 +28,16 @@ class Parts(SmallData):
             self.assertAlmostEqual(rates[step], rate)
         self.assertLess(rates[99], 0.001)
 
+    def test_where_there_is_no_fused_step_the_plain_one_is_taken(self):
+        def adamw(groups, fused=False, make=torch.optim.AdamW, **options):
+            if fused:
+                raise RuntimeError("`fused=True` requires all the params to be on a GPU")
+            return make(groups, **options)
+
+        with mock.patch.object(torch.optim, "AdamW", adamw):
+            optimizer = make_optimizer(create_model(**SIZES), TrainingConfig(beta2=0.5))
+        self.assertEqual((optimizer.defaults["fused"], optimizer.defaults["betas"][1]), (None, 0.5))
+
     def test_focal_loss_is_its_formula(self):
         logits = torch.tensor([[2.0, 0.0], [0.5, 1.0], [3.0, -3.0]])
         labels = torch.tensor([0, 0, 1])
