@@ -51,7 +51,7 @@ def addition():
             "set to zero": "greedy",
             "replaced by constants": "greedy, mean",
         }.items():
-            rows[f"heads {name} for under a point"] = orders[order]["prunable_1_point"]
+            rows[f"heads {name} for about a point"] = orders[order]["prunable_1_point"]
         columns.append(rows)
     rows = [[name, *(str(column[name]) for column in columns)] for name in columns[0]]
     return table(["addition", "highest digit first", "units first"], rows)
