@@ -15,7 +15,7 @@ from dataset import LARGEST_VALUE
 from extrapolation import analysis
 from extrapolation.evaluation import area_under_curve
 from generate_data import SEED, one_inversion
-from positional_encoding import NoPositionalEncoding
+from positional_encoding import NoPositionalEncoding, PositionalEncoding
 
 LENGTH = 16  # values of a control, as in the longest training sequences
 GAPS = (1, 2, 5, 10, 20, 50)  # between two values: from each to below the next
@@ -152,7 +152,10 @@ class GivenRows(NoPositionalEncoding):
 
 @torch.no_grad()
 def measure_rows(model, data_dir, lengths, num_samples):
-    """Right answers on swaps with the rows as they are, in random order, and at zero: records."""
+    """Right answers on swaps with the rows as they are, in random order, and at zero: records.
+
+    For an encoding that adds rows to the input and does nothing else.
+    """
     records, kind = [], "swap"
     for length in lengths:
         sequences, labels = analysis.load_group(data_dir, {"length": length}, num_samples, [kind])[
@@ -219,6 +222,6 @@ def measure_order_in_pooling(model, data_dir, num_samples):
                 longer.append({**fields, "n": len(labels), "right": right})
     record = {"longer": longer, "controls": measure_controls(model)}
     record["monotone"] = measure_monotone(model, data_dir, (16, 256), few)
-    if model.config.encoding_type != "none":
+    if type(model.pos_encoding).forward is not PositionalEncoding.forward:  # it adds rows
         record["rows"] = measure_rows(model, data_dir, (16, 64, 256), num_samples)
     return record

@@ -11,6 +11,7 @@ import torch
 from beyond import controls, order_measures
 from beyond.order_measures import CONTROLS, best_threshold
 from beyond.variants import VARIANTS
+from model import create_model
 from positional_encoding import SinusoidalPositionalEncoding
 from tests.helpers import command, mock, studies_in_this_process
 from tests.small import SIZES, Oracle, SmallData, save
@@ -79,6 +80,15 @@ class Measures(SmallData):
         )
         right = {record["rows"]: record["right"] for record in found}
         self.assertEqual(right, {"original": 20, "shuffled": 10, "zeros": 10})
+
+    def test_rows_are_changed_where_the_encoding_adds_them(self):
+        data = self.small_data(extrapolation=True)
+        with mock.patch.object(order_measures, "LONGER_STILL", (40,)):
+            for encoding, adds in (("sinusoidal", True), ("local_bias", False), ("none", False)):
+                model = create_model(encoding, pooling="differences", **SIZES).eval()
+                record = order_measures.measure_order_in_pooling(model, data, 20)
+                self.assertEqual("rows" in record, adds, encoding)
+                self.assertEqual([each["length"] for each in record["longer"]], [40, 40])
 
     def test_a_coarse_map_that_rises_or_falls_with_the_value_is_seen_to(self):
         data, classifier = self.small_data(extrapolation=True), torch.nn.Linear(1, 2)
