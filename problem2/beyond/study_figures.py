@@ -113,9 +113,7 @@ def plot_grid(records, negatives, lengths=(16, 64, 256)):
         cell = chosen["pooling"], chosen["augmentation"] != "none", chosen["encoding_type"]
         cells.setdefault(cell, []).append(record)
     encodings = [name for name in ENCODINGS if any(cell[2] == name for cell in cells)]
-    # A pooling that fewer encodings were trained with is left out.
-    trained = {name: len({cell[2] for cell in cells if cell[0] == name}) for name in POOLINGS}
-    poolings = [name for name in POOLINGS if trained[name] == max(trained.values())]
+    poolings = [name for name in POOLINGS if any(cell[0] == name for cell in cells)]
     height = len(lengths) * (0.9 + 0.23 * len(encodings)) + 0.8
     figure = new_figure(3 * len(poolings) + 1.5, height)
     scores = "; scores scaled by log n" if records[0]["settings"]["log_scaling"] else ""
