@@ -2,9 +2,9 @@
 """Build report.pdf and the tables of README.md from the records in results/.
 
 It needs one package: `pip install typst==0.15.2`. `python .report/build.py` writes both, or stops
-at the first sentence that the records do not bear out. With `--check` it writes nothing, and exits
-with 1 if one of them is not what the records give. With `--draft`, for your own training's records,
-it marks such sentences in the margin of report.pdf and lists them.
+at a record of other weights, or at a claim that the records do not bear out. With `--check` it
+writes nothing, and exits with 1 if one of them is not what the records give. With `--draft`, for
+your own training's records, it marks such claims in the margin of report.pdf and lists them.
 """
 
 import argparse
@@ -45,6 +45,21 @@ def learned_rows():
     return [[round(v, 5) for v in values[row * width :][:width]] for row in range(rows)]
 
 
+def refuse_stale():
+    """Stop at a record of weights that lie beside no training log."""
+    records = {
+        path: json.loads(path.read_text(encoding="utf-8"))
+        for path in sorted(ROOT.glob("problem*/results/**/*.json"))
+    }
+    logs = [record for path, record in records.items() if path.name == "training_log.json"]
+    present = {log["weights_sha256"] for log in logs}
+    for path, record in records.items():
+        made_from = record.get("weights_sha256", {}) if isinstance(record, dict) else {}
+        digests = made_from.values() if isinstance(made_from, dict) else [made_from]
+        if not present.issuperset(digests):
+            sys.exit(f"{path.relative_to(ROOT)} is of other weights: make it again")
+
+
 def build(draft=False):
     """The report as PDF, and the claims in it that the records do not bear out."""
     try:
@@ -79,6 +94,8 @@ def main():
     way.add_argument("--check", action="store_true", help="write nothing; 1 if not up to date")
     way.add_argument("--draft", action="store_true", help="mark sentences that do not hold")
     args = parser.parse_args()
+    if not args.draft:
+        refuse_stale()
     report, broken = build(args.draft)
     readme = filled((ROOT / "README.md").read_text(encoding="utf-8"))
     for name, content in {"README.md": readme.encode(), "report.pdf": report}.items():

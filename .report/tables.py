@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -51,7 +52,7 @@ def addition():
             "set to zero": "greedy",
             "replaced by constants": "greedy, mean",
         }.items():
-            rows[f"heads {name} for about a point"] = orders[order]["prunable_1_point"]
+            rows[f"heads {name} for under a point"] = orders[order]["prunable_1_point"]
         columns.append(rows)
     rows = [[name, *(str(column[name]) for column in columns)] for name in columns[0]]
     return table(["addition", "highest digit first", "units first"], rows)
@@ -87,5 +88,8 @@ def filled(readme):
     for name, make in {"addition": addition, "sorting": sorting}.items():
         start, end = f"<!-- table: {name} -->", "<!-- end -->"
         pattern = rf"{start}\n.*?{end}"
-        readme = re.sub(pattern, f"{start}\n\n{make()}\n\n{end}", readme, flags=re.DOTALL)
+        text = f"{start}\n\n{make()}\n\n{end}"
+        readme, count = re.subn(pattern, text, readme, flags=re.DOTALL)
+        if count != 1:
+            sys.exit(f"README.md has no place between `{start}` and `{end}`")
     return readme

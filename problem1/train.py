@@ -64,7 +64,8 @@ def learning_rate(step, total_steps, config):
 
 def make_optimizer(model, config):
     """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101), weight decay as in `TrainingConfig`."""
-    decayed = [m.weight for m in model.modules() if isinstance(m, (nn.Linear, nn.Embedding))]
+    matrices = [m.weight for m in model.modules() if isinstance(m, (nn.Linear, nn.Embedding))]
+    decayed = list(dict.fromkeys(matrices))  # one that two layers share stands in it once
     others = [p for p in model.parameters() if all(p is not matrix for matrix in decayed)]
     groups = [
         {"params": decayed, "weight_decay": config.weight_decay},

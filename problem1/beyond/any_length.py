@@ -16,7 +16,7 @@ import torch
 
 from beyond.lengths import DATA, ORDER, TRAINED, MixedBatches, make_data
 from beyond.local import LocalTransformer
-from beyond.recipes import recipe, refuse_others
+from beyond.recipes import MOVE_AWAY, recipe, refuse_others
 from beyond.windows import all_columns, prove
 from dataset import AdditionDataset, decode_problems, encode_problems, in_order
 from train import EVALUATION_BATCH, fit, make_model
@@ -127,9 +127,10 @@ def main(arguments=None):
         )
         todo = [(seed,) for seed in args.seeds]
         records = studies.do_runs(do_run, todo, path, KEYS, args)
-        for record in records:
-            print(f"seed {record['seed']}: {summary(record)}")
-        print(f"{sum(record['proved'] for record in records)} of {len(records)} are proved")
+        with files.reading(path, MOVE_AWAY):
+            for record in records:
+                print(f"seed {record['seed']}: {summary(record)}")
+            print(f"{sum(record['proved'] for record in records)} of {len(records)} are proved")
         return
 
     # Train the model and try every window.

@@ -1,8 +1,8 @@
 """How few of the 24 heads are enough if training knows of it, tried on every pair of numbers.
 
 Heads of the committed model are replaced by constants, as many as cost less than one or five points
-(see analyze.py), and what is left is trained for one more epoch. Other models have few heads from
-the start. The records are in results/beyond/few_heads.jsonl.
+(see analyze.py), and what is left, these constants included, is trained for one more epoch. Other
+models have few heads from the start. The records are in results/beyond/few_heads.jsonl.
 """
 
 from dataclasses import asdict, replace
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from support import cli, files, studies
 
-from beyond.recipes import default_sizes, make_start, recipe, refuse_others
+from beyond.recipes import MOVE_AWAY, default_sizes, make_start, recipe, refuse_others
 from dataset import ORDERS, create_dataloaders
 from generate_data import ensure_data
 from heads.exhaustive import check_all_pairs
@@ -33,10 +33,12 @@ def committed_model():
 
 def pruned_model(number, sources, seed):
     """The committed model without the heads of a record of pruning by means: 0 first, -1 last."""
-    path = cli.RESULTS_DIR / "head_analysis" / "pruning.json"
-    pruned = files.read_json(path, "run analyze.py")["pruned_models"]
-    removed = [each["removed"] for each in pruned if each["method"] == "mean"][number]
-    model = committed_model()
+    path, model = cli.RESULTS_DIR / "head_analysis" / "pruning.json", committed_model()
+    record = files.read_json(path, "run python analyze.py")
+    if record[files.WEIGHTS_DIGEST] != files.weights_digest(model):
+        raise cli.UserError(f"{path} is of other weights: run python analyze.py")
+    pruned = [each for each in record["pruned_models"] if each["method"] == "mean"]
+    removed = pruned[number]["removed"]
     heads = [site for site in all_heads(model) if site.name() in removed]
     return without_heads(model, heads, mean_outputs(model, sources))
 
@@ -103,10 +105,11 @@ def main(arguments=None):
     todo = [(way, seed) for seed in args.seeds for way in WAYS]
     records = studies.do_runs(do_run, todo, path, KEYS, args)
     # Print what there is.
-    for record in records:
-        before = f"{record['errors_before']:,}, then " if "errors_before" in record else ""
-        print(
-            f"{record['way']}, seed {record['seed']}: {record['heads']} heads, "
-            f"{record['parameters']:,} parameters, {before}{record['errors']:,} of "
-            f"{record['pairs']:,} pairs wrong"
-        )
+    with files.reading(path, MOVE_AWAY):
+        for record in records:
+            before = f"{record['errors_before']:,}, then " if "errors_before" in record else ""
+            print(
+                f"{record['way']}, seed {record['seed']}: {record['heads']} heads, "
+                f"{record['parameters']:,} parameters, {before}{record['errors']:,} of "
+                f"{record['pairs']:,} pairs wrong"
+            )

@@ -19,7 +19,7 @@ from beyond.columns import ColumnTransformer
 from beyond.learned import LearnedTransformer
 from beyond.lengths import make_data
 from beyond.local import LocalTransformer
-from beyond.recipes import refuse_others
+from beyond.recipes import MOVE_AWAY, refuse_others
 from dataset import ORDERS, encode_problems, in_order, shift_right
 from model import Seq2SeqTransformer
 
@@ -137,4 +137,6 @@ def main(arguments=None):
     refuse_others(
         path, lambda record: {"training": asdict(config_of(record["without"], record["seed"]))}
     )
-    print(summary(studies.do_runs(do_run, todo, path, KEYS, args)))
+    records = studies.do_runs(do_run, todo, path, KEYS, args)
+    with files.reading(path, MOVE_AWAY):
+        print(summary(records))

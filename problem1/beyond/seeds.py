@@ -87,7 +87,7 @@ def do_run(seed, folder, order, config):
 
 def do_together(seeds, path, order, config, device):
     """As `studies.do_runs`, the runs that have no line in the file `path` yet, all at once."""
-    with files.locked(cli.HERE / "runs" / path.stem):
+    with files.locked(studies.scratch_folder(path)):
         records = studies.read_records(path, ("seed",))
         todo = sorted(set(seeds) - {record["seed"] for record in records})
         print(f"{len(todo)} runs to do, all at once", flush=True)

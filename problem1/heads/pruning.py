@@ -251,11 +251,11 @@ def without_heads(model, heads, means=None):
     return smaller
 
 
-class PositionLinear(nn.Module):
+class PositionLinear(nn.Linear):
     """A linear layer `[B, T, in] -> [B, T, out]` whose bias may depend on the position."""
 
     def __init__(self, weight, bias):
-        super().__init__()
+        super().__init__(weight.size(1), weight.size(0), device="meta")  # draws no weights
         self.weight, self.bias = nn.Parameter(weight), nn.Parameter(bias)  # [T, out] or [out]
 
     def forward(self, x):

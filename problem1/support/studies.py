@@ -61,6 +61,11 @@ def write_records(path, records):
     write_files({path: b"".join(json_bytes(record, indent=None) for record in records)})
 
 
+def scratch_folder(path):
+    """Where the runs work whose records are in the file `path`."""
+    return HERE / "runs" / f"{path.parent.name}_{path.stem}"
+
+
 def do_runs(function, todo, path, keys, args):
     """Do the runs that have no line in the file `path` yet.
 
@@ -83,7 +88,7 @@ def do_runs(function, todo, path, keys, args):
         return tuple(record[key] for key in keys)
 
     # Each run works in a folder of its own below a scratch folder that no other study may use.
-    scratch = HERE / "runs" / (path.stem if path.stem != "runs" else path.parent.name)
+    scratch = scratch_folder(path)
     context, start = multiprocessing.get_context("spawn"), time.monotonic()
     with locked(scratch):
         done = {values_of(record) for record in read_records(path, keys)}
@@ -96,6 +101,7 @@ def do_runs(function, todo, path, keys, args):
             while waiting and not late and len(running) < args.workers:
                 values = waiting.pop(0)
                 folder = scratch / "_".join(map(str, values))
+                (folder / "record.json").unlink(missing_ok=True)  # of a study that was killed
                 process = context.Process(target=_run, args=(function, values, folder), daemon=True)
                 # Ctrl-C reaches all processes of a terminal; only this one answers it.
                 handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -137,7 +143,6 @@ def _run(function, values, folder):
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
     torch.set_num_threads(1)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "record.json").unlink(missing_ok=True)  # of a study that was killed
     with open(folder / "output.txt", "a") as output:
         with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
             try:

@@ -36,7 +36,7 @@ def dies_once(number, name, folder):
 def says_who_it_is(number, name, folder):
     """A run that leaves its process id and does not end."""
     files.write_json(folder.parent / "process.json", os.getpid())
-    time.sleep(60)
+    time.sleep(600)
 
 
 class Studies(TemporaryFolder):
@@ -79,7 +79,7 @@ class Studies(TemporaryFolder):
         self.assertEqual([record["square"] for record in records], [1])
         self.assertIn("number 1, name a: 0 s; 1 of 1 done", output)
         self.assertNotIn("own output", output)
-        self.assertFalse((self.folder / "runs" / "study" / "1_a").exists())
+        self.assertFalse((self.folder / "runs" / "results_study" / "1_a").exists())
 
     @unittest.skipUnless(os.name == "posix", "signals of POSIX")
     def test_a_run_ends_with_the_process_that_started_it(self):
@@ -121,7 +121,7 @@ class Studies(TemporaryFolder):
             ends[name] = process, end, number, words
         for name, (process, end, number, words) in ends.items():
             with self.subTest(name):
-                note = self.folder / name / "runs" / "study" / "process.json"
+                note = self.folder / name / "runs" / f"{name}_study" / "process.json"
                 self.wait_for(note.exists)
                 end(process.pid, number)
                 self.assertEqual(process.communicate(timeout=60)[1], words)
@@ -142,7 +142,7 @@ class Studies(TemporaryFolder):
         self.assertIn("2 runs were not started: run the same command again", output)
 
     def test_two_studies_do_not_share_a_folder(self):
-        with files.locked(self.folder / "runs" / "study"):
+        with files.locked(self.folder / "runs" / "results_study"):
             with self.assertRaisesRegex(cli.UserError, "another run"):
                 self.study((1, "a"))
 
@@ -160,5 +160,7 @@ def is_running(process):
     try:
         os.kill(process, 0)
         return "Z" not in Path(f"/proc/{process}/stat").read_text().split()[2]
-    except (ProcessLookupError, FileNotFoundError):
+    except ProcessLookupError:
         return False
+    except FileNotFoundError:  # it has just ended, or there is no such folder here
+        return not Path("/proc").exists()

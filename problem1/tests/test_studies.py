@@ -186,10 +186,12 @@ class Studies(SmallData):
 
     def test_few_heads(self):
         results, gone = self.folder / "results", ["encoder.0.self.1", "decoder.0.cross.0"]
-        save(results / "best_model.pth", small_model(num_encoder_layers=1), num_digits=1)
+        model = small_model(num_encoder_layers=1)
+        save(results / "best_model.pth", model, num_digits=1)
         pruned = [{"method": way, "removed": gone} for way in ("zero", "mean")]
         path = results / "head_analysis" / "pruning.json"
-        files.write_files({path: files.json_bytes({"pruned_models": pruned})})
+        record = {files.WEIGHTS_DIGEST: files.weights_digest(model), "pruned_models": pruned}
+        files.write_json(path, record)
         output = self.run_study(few_heads, "--seeds", 1, todo=4)
         self.assertIn("one head a layer, 1+1 layers, seed 1: 3 heads", output)
         records = self.records("few_heads.jsonl", "way")
@@ -199,6 +201,9 @@ class Studies(SmallData):
         self.assertTrue(all(record["way"].startswith("pruned") for record in after))
         save(results / "best_model.pth", small_model(num_encoder_layers=1, seed=1), num_digits=1)
         self.assert_one_line(command(few_heads.main), "holds runs with another committed_weights")
+        with mock.patch.object(cli, "RESULTS_DIR", results):
+            with self.assertRaisesRegex(cli.UserError, "pruning.json is of other weights"):
+                few_heads.pruned_model(0, None, 1)
 
     def test_head_seeds(self):
         def briefly(model, sets):

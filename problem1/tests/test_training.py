@@ -81,6 +81,13 @@ class Loss(unittest.TestCase):
         both = len(decayed["params"]) + len(others["params"])
         self.assertEqual(both, len(list(model.parameters())))
 
+    def test_a_matrix_that_two_layers_share_is_stepped_once(self):
+        model = small_model()
+        model.output_projection.weight = model.embedding.weight
+        groups = train.make_optimizer(model, TrainingConfig()).param_groups
+        given = [id(parameter) for group in groups for parameter in group["params"]]
+        self.assertEqual(sorted(given), sorted(id(each) for each in model.parameters()))
+
     def test_where_there_is_no_fused_step_the_plain_one_is_taken(self):
         def adamw(groups, fused=False, make=torch.optim.AdamW, **options):
             if fused:

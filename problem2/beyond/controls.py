@@ -24,7 +24,7 @@ from beyond.order_measures import (
 from beyond.records import mean_interval, read_whole
 from beyond.variants import RECOMMENDED, VARIANTS
 from dataset import create_dataloaders
-from extrapolation.analysis import MAIN_KINDS, find_models, read_log
+from extrapolation.analysis import MAIN_KINDS, read_log
 from extrapolation.dissection import ABSOLUTE
 from generate_data import TEST_LENGTHS, ensure_data, ensure_test_set
 from model import load_model
@@ -32,23 +32,35 @@ from positional_encoding import REQUIRED
 from train import fit, make_model
 
 RUN = ("encoding", "seed")  # the entries that identify a run
-NEEDED = ("train_sha256", "controls", "ranking", "seconds")
+NEEDED = (files.WEIGHTS_DIGEST, "train_sha256", "controls", "ranking", "seconds")
 NAMES = (*REQUIRED, RECOMMENDED)
 SAMPLES = 1000  # sequences of each set, of which half are sorted
 MEASURES = {"AUC": "auc", "accuracy": "right", "at best threshold": "right_at_best_threshold"}
 
 
+def kept_weights(name, seed, data_dir, results_dir):
+    """The file of the weights that this training gave, or None if they are not kept."""
+    variant, digest = VARIANTS[name], files.file_digest(data_dir / "train.json")
+    config = asdict(variant.training_config(seed))
+    sizes = asdict(make_model(seed, "cpu", variant.kind, **variant.arguments()).config)
+    for folder in (results_dir / name, results_dir / "beyond" / name):
+        path = folder / "best_model.pth"
+        if path.is_file():
+            log = read_log(path)
+            kept = log["training"], log["model"], log["data_sha256"]["train"]
+            if kept == (config, sizes, digest):
+                return path
+    return None
+
+
 def make_trained(name, seed, data_dir, results_dir):
     """The model that training with this seed gives; it is loaded if its weights are kept."""
-    variant, path = VARIANTS[name], find_models(results_dir).get(name)
-    config = variant.training_config(seed)
+    if path := kept_weights(name, seed, data_dir, results_dir):
+        return load_model(path)
+    variant = VARIANTS[name]
     model = make_model(seed, "cpu", variant.kind, **variant.arguments())
-    if path:
-        log, digest = read_log(path), files.file_digest(data_dir / "train.json")
-        kept = log["training"], log["model"], log["data_sha256"]["train"]
-        if kept == (asdict(config), asdict(model.config), digest):
-            return load_model(path)
-    fit(model, *create_dataloaders(data_dir, config.batch_size)[:2], config)
+    loaders = create_dataloaders(data_dir, variant.training.batch_size)
+    fit(model, *loaders[:2], variant.training_config(seed))
     return model.eval()
 
 
@@ -167,6 +179,9 @@ def main(arguments=None):
     for record in read_whole(args.output, RUN, NEEDED):
         if record["train_sha256"] != train_sha256:
             raise cli.UserError(f"{args.output} holds models of other data: move the file away")
+        path = kept_weights(*(record[key] for key in RUN), args.data_dir, args.results_dir)
+        if path and files.weights_digest(load_model(path)) != record[files.WEIGHTS_DIGEST]:
+            raise cli.UserError(f"{args.output} is of other weights than {path}: move it away")
     # Train and measure the models that are missing; then show all.
     todo = [(name, seed) for seed in args.seeds for name in args.only]
     run = partial(run_one, data_dir=args.data_dir, results_dir=args.results_dir)

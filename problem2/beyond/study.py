@@ -57,7 +57,7 @@ SCALING = (
     "sinusoidal-max-augmented-scaled",
     REFERENCE_CELL,
 )
-LEARNED = ("learned-mean-plain", "learned-max-augmented", "learned_offset-max-augmented")
+LEARNED = ("learned-mean-plain", "learned-max-augmented")
 
 
 def run_one(name, seed, num_samples, folder, data_dir):
@@ -106,7 +106,7 @@ def measure_run(model, loaders, data_dir, num_samples):
     record["pair_errors"] = len(measures.pair_errors(measures.measure_pairs(model)))
 
     # What makes sense for some models alone.
-    if model.pos_encoding.bounded:
+    if model.config.encoding_type == "learned":
         trained = int(loaders[0].dataset.lengths.max())
         record["untrained_rows"] = measures.measure_untrained_rows(
             model, data_dir, LONGER[1:], num_samples, trained
@@ -208,7 +208,7 @@ def main(arguments=None):
     )
     studies.add_arguments(parser)
     for option, kind, value, text in [
-        ("--num-samples", cli.whole_number(2), 500, "sequences of each test set"),
+        ("--num-samples", cli.whole_number(4), 500, "sequences of each test set"),
         ("--data-dir", Path, cli.DATA_DIR, "folder of the data; made if empty"),
         ("--runs", Path, STUDY_DIR / "runs.jsonl", "file of the records"),
         ("--results-dir", Path, STUDY_DIR.parent, "folder of the recommended model, for --figures"),

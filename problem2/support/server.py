@@ -155,8 +155,8 @@ class Handler(BaseHTTPRequestHandler):
         headers = {"Content-Type": kind, "Content-Length": str(len(content)), **HEADERS}
         for name, value in headers.items():
             self.send_header(name, value)
-        self.end_headers()
         with suppress(OSError):  # the other side has gone
+            self.end_headers()
             self.wfile.write(content)
 
     def send_error(self, code, message=None, explain=None):

@@ -199,7 +199,8 @@ class Certificate(unittest.TestCase):
             for sorted_ in (True, False) * 8:
                 n = length * int(torch.randint(1, 5, (1,), generator=generator))
                 # Of two values or of any, so that all far keys can pull one way.
-                pool = torch.randint(VALUES, (2 + 4 * (n % 2),), generator=generator)
+                size = 2 + 4 * int(torch.randint(2, (1,), generator=generator))
+                pool = torch.randint(VALUES, (size,), generator=generator)
                 sequence = pool[torch.randint(len(pool), (n,), generator=generator)]
                 sequence = sequence.sort().values if sorted_ else sequence
                 margins = counted.margins(sequence).tolist()
