@@ -46,17 +46,21 @@ def learned_rows():
 
 
 def refuse_stale():
-    """Stop at a record of weights that lie beside no training log."""
+    """Stop at a record of other weights than those of the training log in its folder or above."""
     records = {
         path: json.loads(path.read_text(encoding="utf-8"))
         for path in sorted(ROOT.glob("problem*/results/**/*.json"))
     }
-    logs = [record for path, record in records.items() if path.name == "training_log.json"]
-    present = {log["weights_sha256"] for log in logs}
+    logs = {path.parent: records[path] for path in records if path.name == "training_log.json"}
+    trained = {folder: log["weights_sha256"] for folder, log in logs.items()}
     for path, record in records.items():
         made_from = record.get("weights_sha256", {}) if isinstance(record, dict) else {}
-        digests = made_from.values() if isinstance(made_from, dict) else [made_from]
-        if not present.issuperset(digests):
+        if isinstance(made_from, dict):  # {model: digest}
+            fits = set(trained.values()).issuperset(made_from.values())
+        else:
+            folder = next((folder for folder in path.parents if folder in trained), None)
+            fits = made_from == trained[folder] if folder else made_from in trained.values()
+        if not fits:
             sys.exit(f"{path.relative_to(ROOT)} is of other weights: make it again")
 
 
