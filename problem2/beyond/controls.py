@@ -41,14 +41,12 @@ MEASURES = {"AUC": "auc", "accuracy": "right", "at best threshold": "right_at_be
 def kept_weights(name, seed, data_dir, results_dir):
     """The file of the weights that this training gave, or None if they are not kept."""
     variant, digest = VARIANTS[name], files.file_digest(data_dir / "train.json")
-    config = asdict(variant.training_config(seed))
-    sizes = asdict(make_model(seed, "cpu", variant.kind, **variant.arguments()).config)
+    wanted = asdict(variant.training_config(seed)), asdict(variant.model), digest
     for folder in (results_dir / name, results_dir / "beyond" / name):
         path = folder / "best_model.pth"
         if path.is_file():
             log = read_log(path)
-            kept = log["training"], log["model"], log["data_sha256"]["train"]
-            if kept == (config, sizes, digest):
+            if wanted == (log["training"], log["model"], log["data_sha256"]["train"]):
                 return path
     return None
 
